@@ -1,0 +1,479 @@
+"""Policy -> ruleset: everything that a valid document can say compiles.
+
+Two base chains see every packet. ``from_port`` (prerouting, after conntrack, before the host's
+DNAT) judges what came in from a port, ``to_port`` (postrouting, after the host's SNAT) what is
+about to leave into one. In both:
+
+1. A packet of a tracked connection whose stamp is fresh is accepted: one comparison.
+2. Otherwise the interface's name leads, by one verdict map, to the chains of the port's *profile*
+   (its VPC and ordered groups; ports of one profile share them). An interface that is managed and
+   not in the map is closed.
+3. New packets, and packets of connections with a stale stamp, are judged: one map finds the class
+   of protocol and destination port over the port's whole list of groups, the class's chain looks
+   the peer up in a few sets. Replies of a stale connection are judged by the same classes, found
+   by their source port; the peer's address is always the connection's original one.
+4. Who is allowed is stamped: ``ok_in`` writes the generation into the low bits of the ct mark,
+   ``ok_out`` sets the top bit. A change that clears connections raises the generation that is
+   asked for, in the same transaction as the rules.
+
+Ports may be closed, never forgotten: each miss of a map ends in a drop.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from secgroupd.core import names
+from secgroupd.core.model import Direction, Family, Port
+from secgroupd.core.peers import Basis, Entry, Judge, PeerSets, simplified
+from secgroupd.core.policy import OrderedRule, Policy, Profile
+from secgroupd.core.ruleset import (
+    Chain,
+    Hook,
+    Key,
+    NftRule,
+    Ruleset,
+    Set,
+    box,
+    capacity,
+    digest,
+    index_key,
+    interface_key,
+    quotable,
+)
+from secgroupd.core.services import (
+    Box,
+    LinkService,
+    ServiceClass,
+    Services,
+    icmp_protocol,
+    partition,
+)
+from secgroupd.core.verdict import MLD_TYPES, ND_TYPES, ROUTER_TYPES
+
+FROM_PORT_HOOK = Hook("prerouting", -150)
+"""After conntrack (-200), before destination NAT (-100): packets as the instance sent them."""
+
+TO_PORT_HOOK = Hook("postrouting", 150)
+"""After source NAT (100), which also undoes destination NAT for replies: ports as the instance
+knows them. Peers are read from the connection, so the host's own NAT does not hide them."""
+
+JUDGED_OUT = 0x80000000
+"""Bit of the ct mark: the outbound rules of the originator's port have allowed the connection."""
+GENERATION_MASK = 0x7FFFFFFF
+"""Bits of the ct mark: the generation in which the responder's inbound rules last allowed it."""
+
+REPLY_TYPES = {
+    Family.IPV4: {8: 0, 13: 14, 15: 16, 17: 18},
+    Family.IPV6: {128: 129},
+}
+"""ICMP types that open a tracked connection, with the type of their replies."""
+
+
+@dataclass(frozen=True, slots=True)
+class Generations:
+    """Which judgements still hold.
+
+    ``current`` is what is stamped now. ``newest`` is the youngest minimum of any port: a stamp not
+    older is fresh everywhere. ``minimum`` has each port's own; ports without one take ``newest``.
+    """
+
+    current: int = 1
+    newest: int = 1
+    minimum: Mapping[str, int] = field(default_factory=dict)
+
+    def of(self, port_id: str) -> int:
+        """Return the oldest generation whose judgement still holds for a port."""
+        return self.minimum.get(port_id, self.newest)
+
+
+@dataclass(frozen=True, slots=True)
+class Binding:
+    """The interface that carries a port here; its index is needed only for unquotable names."""
+
+    interface: str
+    index: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """What the compiler must know of the host.
+
+    ``bindings`` has the ports of this host by id. ``managed`` are interface names, or prefixes with
+    a closing ``*``, that are closed unless a port claims them.
+    """
+
+    bindings: Mapping[str, Binding]
+    managed: tuple[str, ...] = ("tap*", "vnet*")
+
+
+def compile_ruleset(
+    policy: Policy, host: Host, generations: Generations, family: str = "inet"
+) -> Ruleset:
+    """Compile the complete table for a host.
+
+    Args:
+        policy: the resolved document.
+        host: the ports that live here, and which interfaces are closed by default.
+        generations: which stamps are fresh.
+        family: the nftables family of the table.
+
+    Returns:
+        A ruleset that is equal, to the byte, for equal arguments.
+    """
+    return _Compiler(policy, host, generations).ruleset(family)
+
+
+@dataclass(slots=True)
+class _Compiler:
+    policy: Policy
+    host: Host
+    generations: Generations
+    chains: dict[str, Chain] = field(default_factory=dict)
+    sets: dict[str, Set] = field(default_factory=dict)
+    peers: PeerSets = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.peers = PeerSets(self.policy)
+
+    def ruleset(self, family: str) -> Ruleset:
+        local = [self.policy.ports[port_id] for port_id in sorted(self.host.bindings)]
+        maps = self._dispatch(local)
+        judged = {self.policy.profile_of(p) for p in local if p.port_security_enabled}
+        for profile in sorted(judged, key=lambda p: (p.vpc_id, p.groups)):
+            self._profile(profile, maps)
+        self._shared(local)
+        self._base(maps)
+        return Ruleset(family, self.chains, {**self.sets, **self.peers.sets})
+
+    def _chain(
+        self, name: str, lines: Iterable[str], origin: str = "", hook: Hook | None = None
+    ) -> str:
+        self.chains[name] = Chain(name, tuple(NftRule(line, origin) for line in lines), hook)
+        return name
+
+    def _put_set(self, new: Set) -> str:
+        self.sets[new.name] = new
+        return new.name
+
+    # -- interfaces -------------------------------------------------------------------------
+
+    def _dispatch(self, local: Iterable[Port]) -> dict[str, str]:
+        """Make the maps from interfaces to chains; return their names by purpose."""
+        found: dict[str, dict[bytes, str]] = {}
+        for port in local:
+            binding = self.host.bindings[port.id]
+            verdicts = self._verdicts(port)
+            if quotable(binding.interface):
+                key, suffix = interface_key(binding.interface), ""
+            elif binding.index is not None:
+                key, suffix = index_key(binding.index), "_index"
+            else:
+                continue
+            for purpose, verdict in verdicts.items():
+                found.setdefault(purpose + suffix, {})[key] = verdict
+        named = {}
+        for purpose in ("ports_from", "ports_to", "live", *sorted(found)):
+            elements = found.get(purpose, {})
+            size = capacity(max(len(elements), 1000))
+            key_type = Key.INDEX if purpose.endswith("_index") else Key.INTERFACE
+            named[purpose] = self._put_set(
+                Set(f"{purpose}_{size}", key_type, elements, is_map=True, size=size, origin="ports")
+            )
+        return named
+
+    def _verdicts(self, port: Port) -> dict[str, str]:
+        if not port.port_security_enabled:
+            return {"ports_from": "accept", "ports_to": "accept"}
+        stem = names.profile_digest(self.policy.profile_of(port))
+        minimum = names.generation(self.generations.of(port.id))
+        return {
+            "ports_from": f"goto from_{stem}",
+            "ports_to": f"goto to_{stem}",
+            "live": f"jump {minimum}",
+        }
+
+    # -- the shared skeleton ----------------------------------------------------------------
+
+    def _shared(self, local: Iterable[Port]) -> None:
+        g = self.generations
+        stamp = f"ct mark set ct mark and 0x{JUDGED_OUT:08x} or 0x{g.current:x}"
+        self._chain(names.OK_IN, [stamp, "accept"])
+        self._chain(names.OK_OUT, [f"ct mark set ct mark or 0x{JUDGED_OUT:08x}", "accept"])
+        for name in (names.DENY_IN, names.DENY_OUT, names.CLOSED):
+            self._chain(name, ["counter drop"])
+        self._put_set(Set(names.ADOPTING, Key.INTERFACE, {}, size=65536, timeout=True))
+        self._chain(names.MIDSTREAM, [f"iifname @{names.ADOPTING} return", "counter drop"])
+        types_in = ", ".join(str(t) for t in sorted(ND_TYPES | MLD_TYPES))
+        types_out = ", ".join(str(t) for t in sorted((ND_TYPES | MLD_TYPES) - ROUTER_TYPES))
+        all_types = f"meta l4proto ipv6-icmp icmpv6 type {{ {types_in} }}"
+        self._chain(names.LINK_IN, [f"{all_types} accept"])
+        self._chain(
+            names.LINK_OUT,
+            [
+                f"meta l4proto ipv6-icmp icmpv6 type {{ {types_out} }} accept",
+                f"{all_types} goto {names.DENY_OUT}",
+            ],
+        )
+        for number in {g.of(port.id) for port in local if port.port_security_enabled}:
+            self._chain(
+                names.generation(number),
+                [f"ct mark and 0x{GENERATION_MASK:08x} >= 0x{number:x} goto {names.OK_IN}"],
+            )
+
+    def _base(self, maps: Mapping[str, str]) -> None:
+        fresh_in = f"ct mark and 0x{GENERATION_MASK:08x} >= 0x{self.generations.newest:x} accept"
+        judged_out = f"ct mark >= 0x{JUDGED_OUT:08x} accept"
+        self._chain(
+            names.KNOWN_FROM,
+            [f"ct direction original {judged_out}", f"ct direction reply {fresh_in}"],
+        )
+        self._chain(
+            names.KNOWN_TO,
+            [f"ct direction original {fresh_in}", f"ct direction reply {judged_out}"],
+        )
+        for base, hook, known, side in (
+            (names.FROM_PORT, FROM_PORT_HOOK, names.KNOWN_FROM, "i"),
+            (names.TO_PORT, TO_PORT_HOOK, names.KNOWN_TO, "o"),
+        ):
+            purpose = "ports_from" if side == "i" else "ports_to"
+            lines = [f"ct state established jump {known}"]
+            if f"{purpose}_index" in maps:
+                lines.append(f"{side}if vmap @{maps[f'{purpose}_index']}")
+            lines.append(f"{side}ifname vmap @{maps[purpose]}")
+            lines += [
+                f"{side}ifname {_pattern(name)} goto {names.CLOSED}" for name in self.host.managed
+            ]
+            self._chain(base, [*lines, *self._claimed(side)], hook=hook)
+            related = names.RELATED_FROM if side == "i" else names.RELATED_TO
+            judged_again = "reply" if side == "i" else "original"
+            self._chain(
+                related,
+                [
+                    "meta l4proto != { icmp, ipv6-icmp } return",
+                    f"jump {known}",
+                    *(f"ct direction {judged_again} {line}" for line in self._live(side, maps)),
+                    f"goto {names.DENY_OUT if side == 'i' else names.DENY_IN}",
+                ],
+            )
+
+    def _live(self, side: str, maps: Mapping[str, str]) -> list[str]:
+        """Return lines that accept and stamp a connection not older than its port's minimum."""
+        by_index = [f"{side}if vmap @{maps['live_index']}"] if "live_index" in maps else []
+        return [*by_index, f"{side}ifname vmap @{maps['live']}"]
+
+    def _claimed(self, side: str) -> list[str]:
+        """Close claimed interfaces that no pattern covers, should the map miss for a moment.
+
+        Kernels before 6.12.48 can miss a key whose verdict is being replaced.
+        """
+        claimed = {
+            interface_key(b.interface): ""
+            for b in self.host.bindings.values()
+            if quotable(b.interface) and not _covered(b.interface, self.host.managed)
+        }
+        if not claimed:
+            return []
+        size = capacity(max(len(claimed), 1000))
+        name = self._put_set(Set(f"claimed_{size}", Key.INTERFACE, claimed, size=size))
+        return [f"{side}ifname @{name} goto {names.CLOSED}"]
+
+    # -- profiles ---------------------------------------------------------------------------
+
+    def _profile(self, profile: Profile, maps: Mapping[str, str]) -> None:
+        stem = names.profile_digest(profile)
+        origin = "security groups " + ", ".join(profile.groups)
+        judging = {
+            direction: self._judging(profile, direction, stem, origin) for direction in Direction
+        }
+        for direction in Direction:
+            self._hook_chains(_HookScope(stem, direction, origin), judging, maps)
+
+    def _judging(
+        self, profile: Profile, direction: Direction, stem: str, origin: str
+    ) -> "_Judging":
+        """Compile one direction's rules; return the lines that lead into them."""
+        found = _Judging()
+        for family in Family:
+            rules = self.policy.rules(profile.groups, direction, family)
+            services = partition([ordered.rule for ordered in rules], direction, family)
+            judge = Judge(direction, family, profile.vpc_id)
+            scope = _Scope(
+                f"{names.towards(direction)}{family.version}_{stem}", judge, rules, origin
+            )
+            name = self._service_map(scope, services)
+            lookup = f"meta protocol {_ip_word(family)} meta l4proto . th"
+            found.first.append(f"{lookup} dport vmap @{name}")
+            found.reply.append(f"{lookup} sport vmap @{name}")
+            found.untracked.extend(self._untracked(scope, services))
+        return found
+
+    def _hook_chains(
+        self,
+        scope: "_HookScope",
+        judging: Mapping[Direction, "_Judging"],
+        maps: Mapping[str, str],
+    ) -> None:
+        """Make the chains at one hook: towards the ports for ingress, from them for egress.
+
+        At either hook, packets of the other direction's connections appear as replies.
+        """
+        inbound = scope.direction is Direction.INGRESS
+        side, stem, origin = names.towards(scope.direction), scope.stem, scope.origin
+        own = judging[scope.direction]
+        others = judging[Direction.EGRESS if inbound else Direction.INGRESS]
+        deny = f"goto {names.DENY_IN if inbound else names.DENY_OUT}"
+        known = [] if inbound else self._live("i", maps)
+        replied = self._chain(f"{side}_reply_{stem}", [*known, *others.reply, deny], origin)
+        link = names.LINK_IN if inbound else names.LINK_OUT
+        odd = self._chain(f"{side}_odd_{stem}", [f"jump {link}", *own.untracked, deny], origin)
+        established = [f"ct state established {line}" for line in self._live("o", maps)]
+        seen = self._chain(
+            f"{side}_seen_{stem}",
+            [
+                f"ct state invalid,untracked goto {odd}",
+                f"ct state related jump {names.RELATED_TO if inbound else names.RELATED_FROM}",
+                f"ct direction reply goto {replied}",
+                *(established if inbound else []),
+                *own.first,
+                deny,
+            ],
+            origin,
+        )
+        syn_only = f"tcp flags & (fin | syn | rst | ack) != syn jump {names.MIDSTREAM}"
+        first = [] if inbound else [syn_only]
+        self._chain(
+            f"{side}_{stem}", [f"ct state != new goto {seen}", *first, *own.first, deny], origin
+        )
+
+    def _service_map(self, scope: "_Scope", services: Services) -> str:
+        """Make the map from protocol and port to the chain of the class; return its name."""
+        icmp = icmp_protocol(scope.judge.family)
+        elements: dict[bytes, str] = {}
+        for piece in services.boxes:
+            if services.icmp and piece.low[0] == icmp:
+                verdict = f"goto {self._icmp_chains(scope, services.icmp)}"
+            else:
+                verdict = self._class(scope, piece.service)
+            elements[box(Key.SERVICE, piece.low, piece.high)] = verdict
+        return self._put_set(
+            Set(f"m_{scope.stem}", Key.SERVICE, elements, is_map=True, origin=scope.origin)
+        )
+
+    def _icmp_chains(self, scope: "_Scope", boxes: Iterable[Box]) -> str:
+        """Make the maps from ICMP type and code to classes, for first packets and for replies."""
+        replies = [
+            Box((reply, piece.low[1]), (reply, piece.high[1]), piece.service)
+            for piece in boxes
+            for request, reply in REPLY_TYPES[scope.judge.family].items()
+            if piece.low[0] <= request <= piece.high[0]
+        ]
+        word = _icmp_word(scope.judge.family)
+        lookup = f"{word} type . {word} code vmap"
+        reply_map = self._icmp_map(scope, f"ir_{scope.stem}", replies)
+        own_map = self._icmp_map(scope, f"i_{scope.stem}", boxes)
+        deny = scope.judge.deny
+        replied = self._chain(
+            f"icmp_reply_{scope.stem}", [f"{lookup} @{reply_map}", deny], scope.origin
+        )
+        return self._chain(
+            f"icmp_{scope.stem}",
+            [f"ct direction reply goto {replied}", f"{lookup} @{own_map}", deny],
+            scope.origin,
+        )
+
+    def _icmp_map(self, scope: "_Scope", name: str, boxes: Iterable[Box]) -> str:
+        key = Key.ICMP if scope.judge.family is Family.IPV4 else Key.ICMPV6
+        elements = {box(key, b.low, b.high): self._class(scope, b.service) for b in boxes}
+        return self._put_set(Set(name, key, elements, is_map=True, origin=scope.origin))
+
+    def _untracked(self, scope: "_Scope", services: Services) -> list[str]:
+        """Return lines that judge ICMP which opens no connection: errors nobody caused, and such.
+
+        Conntrack calls it invalid; the rules still decide, by the packet's own addresses.
+        """
+        icmp = icmp_protocol(scope.judge.family)
+        judge = scope.judge
+        packets = _Scope(
+            scope.stem,
+            Judge(judge.direction, judge.family, judge.vpc_id, Basis.PACKET),
+            scope.rules,
+            scope.origin,
+        )
+        protocol = "icmp" if judge.family is Family.IPV4 else "ipv6-icmp"
+        if services.icmp:
+            name = self._icmp_map(packets, f"iu_{scope.stem}", services.icmp)
+            word = _icmp_word(judge.family)
+            return [f"meta l4proto {protocol} {word} type . {word} code vmap @{name}"]
+        own = next(b.service for b in services.boxes if b.low[0] <= icmp <= b.high[0])
+        verdict = self._class(packets, own)
+        return [] if verdict == judge.deny else [f"meta l4proto {protocol} {verdict}"]
+
+    # -- classes ----------------------------------------------------------------------------
+
+    def _class(self, scope: "_Scope", service: ServiceClass) -> str:
+        """Return the verdict of a class: the jump to its chain, which equal classes share."""
+        judge = scope.judge
+        entries = scope.entries(service)
+        lines = self.peers.lines(judge, entries, scope.origin)
+        if service.link_service is not None:
+            allow = service.link_service is LinkService.DHCP_ALLOW
+            verdict = judge.allow if allow else judge.deny
+            lines = (NftRule(f"udp sport {service.source_port} {verdict}", scope.origin), *lines)
+        if len(lines) == 1:
+            return lines[0].text
+        name = f"c_{digest(*(line.text for line in lines))}"
+        self.chains.setdefault(name, Chain(name, lines))
+        return f"goto {name}"
+
+
+@dataclass(slots=True)
+class _Judging:
+    """Lines that lead into one direction's compiled rules, for each kind of packet."""
+
+    first: list[str] = field(default_factory=list)
+    reply: list[str] = field(default_factory=list)
+    untracked: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class _HookScope:
+    """One profile at one hook, named by the direction whose first packets are judged there."""
+
+    stem: str
+    direction: Direction
+    origin: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Scope:
+    """One profile, direction and family: the stem of its names, and what its classes refer to."""
+
+    stem: str
+    judge: Judge
+    rules: tuple[OrderedRule, ...]
+    origin: str
+
+    def entries(self, service: ServiceClass) -> tuple[Entry, ...]:
+        """Return the peers that decide in a class, in order."""
+        matching = (self.rules[place].rule for place in service.rules)
+        return simplified([(rule.peer, rule.action) for rule in matching])
+
+
+def _ip_word(family: Family) -> str:
+    return "ip" if family is Family.IPV4 else "ip6"
+
+
+def _icmp_word(family: Family) -> str:
+    return "icmp" if family is Family.IPV4 else "icmpv6"
+
+
+def _pattern(name: str) -> str:
+    """Return a managed interface pattern as nft text, whose closing asterisk is a wildcard too."""
+    return f'"{name}"'
+
+
+def _covered(interface: str, patterns: Iterable[str]) -> bool:
+    return any(
+        interface.startswith(pattern[:-1]) if pattern.endswith("*") else interface == pattern
+        for pattern in patterns
+    )

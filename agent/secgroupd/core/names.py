@@ -1,0 +1,51 @@
+"""What the objects of a ruleset are called. Every name is made here and nowhere else.
+
+Chains of a profile carry its digest ``P``: ``to_P`` judges what travels towards its ports,
+``from_P`` what comes from them. Classes are named by their content, sets by their meaning.
+"""
+
+from secgroupd.core.model import Direction
+from secgroupd.core.policy import Profile
+from secgroupd.core.ruleset import digest, slug
+
+FROM_PORT = "from_port"
+TO_PORT = "to_port"
+"""The two base chains."""
+
+KNOWN_FROM = "known_from"
+KNOWN_TO = "known_to"
+"""Where tracked connections' packets are compared with the newest generation."""
+
+RELATED_FROM = "related_from"
+RELATED_TO = "related_to"
+"""ICMP errors about tracked connections: they pass with their connection, or not at all."""
+
+OK_IN = "ok_in"
+OK_OUT = "ok_out"
+"""The only places that stamp a connection."""
+
+DENY_IN = "deny_in"
+DENY_OUT = "deny_out"
+CLOSED = "closed"
+MIDSTREAM = "midstream"
+LINK_IN = "link_in"
+LINK_OUT = "link_out"
+
+ADOPTING = "adopting"
+"""Interfaces whose ports may, for a while, continue TCP connections that nobody has tracked."""
+
+
+def profile_digest(profile: Profile) -> str:
+    """Return what the chains of a profile share in their names."""
+    first = slug(profile.groups[0], 16) if profile.groups else "none"
+    return f"{first}_{digest(profile.vpc_id, *profile.groups)}"
+
+
+def towards(direction: Direction) -> str:
+    """Return the prefix of chains at the hook where a direction's first packets are judged."""
+    return "to" if direction is Direction.INGRESS else "from"
+
+
+def generation(number: int) -> str:
+    """Return the chain that lets connections pass that were judged in a generation or later."""
+    return f"gen_{number}"

@@ -1,0 +1,259 @@
+"""nftables objects as values, their names, and their nft text.
+
+A ``Ruleset`` is one table. Chains hold rules as nft text; sets and maps hold typed elements whose
+key is the kernel's own bytes, so that what was read back is compared with what was meant, and
+nothing depends on how a version of nft prints it. Every value carries the object of the document
+that it comes from (its *origin*), so that a refused line can be named.
+"""
+
+import hashlib
+import re
+import socket
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from enum import Enum
+
+TABLE = "secgroupd"
+"""Name of the one table in each family."""
+
+NAME_LENGTH = 15
+"""Longest interface name the kernel takes, in bytes (IFNAMSIZ less the closing NUL)."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeyShape:
+    """A key's nft type, the bytes of each field, and whether elements are intervals."""
+
+    nft_type: str
+    fields: tuple[int, ...]
+    interval: bool = False
+
+
+class Key(Enum):
+    """What a set's or map's key is.
+
+    Intervals are always concatenated: libnftables reads every plain interval set of the host
+    back whenever it touches an element of anything.
+    """
+
+    INTERFACE = KeyShape("ifname", (16,))
+    INDEX = KeyShape("iface_index", (4,))
+    IPV4 = KeyShape("ipv4_addr", (4,))
+    IPV6 = KeyShape("ipv6_addr", (16,))
+    SERVICE = KeyShape("inet_proto . inet_service", (1, 2), interval=True)
+    ICMP = KeyShape("icmp_type . icmp_code", (1, 1), interval=True)
+    ICMPV6 = KeyShape("icmpv6_type . icmpv6_code", (1, 1), interval=True)
+    NETWORK4 = KeyShape("inet_proto . ipv4_addr", (1, 4), interval=True)
+    NETWORK6 = KeyShape("inet_proto . ipv6_addr", (1, 16), interval=True)
+
+
+def padded(length: int) -> int:
+    """Return a field's length in a concatenated key: the kernel works in registers of 4 bytes."""
+    return (length + 3) // 4 * 4
+
+
+def pack(key: Key, values: Iterable[int]) -> bytes:
+    """Return the kernel's bytes of one corner of an element, one integer a field."""
+    return b"".join(
+        value.to_bytes(length, "big").ljust(padded(length), b"\0")
+        for value, length in zip(values, key.value.fields, strict=True)
+    )
+
+
+def box(key: Key, first: tuple[int, ...], last: tuple[int, ...]) -> bytes:
+    """Return the key of an interval element: its first corner, then its last."""
+    return pack(key, first) + pack(key, last)
+
+
+def interface_key(name: str) -> bytes:
+    """Return the key of an interface name."""
+    return name.encode().ljust(16, b"\0")
+
+
+def index_key(index: int) -> bytes:
+    """Return the key of an interface index (the kernel keeps it in host byte order)."""
+    return index.to_bytes(4, "little" if socket.htons(1) != 1 else "big")
+
+
+def quotable(interface: str) -> bool:
+    r"""Tell whether nft text can say an interface name literally.
+
+    A quoted string of nft has no escape but ``\*`` for a closing asterisk, so names with a quote
+    or a backslash cannot be written; such ports are matched by their interface index.
+    """
+    return '"' not in interface and "\\" not in interface and interface.isprintable()
+
+
+def quoted(interface: str) -> str:
+    """Return an interface name as nft text that means this very name and no wildcard."""
+    if not quotable(interface):
+        raise ValueError(interface)
+    return f'"{interface[:-1]}\\*"' if interface.endswith("*") else f'"{interface}"'
+
+
+def _address_text(raw: bytes) -> str:
+    return socket.inet_ntop(socket.AF_INET if len(raw) == 4 else socket.AF_INET6, raw)
+
+
+def _field_text(length: int, raw: bytes) -> str:
+    return _address_text(raw) if length in {4, 16} else str(int.from_bytes(raw, "big"))
+
+
+def _range_text(length: int, first: bytes, last: bytes) -> str:
+    one, other = _field_text(length, first), _field_text(length, last)
+    return one if one == other else f"{one}-{other}"
+
+
+def key_text(key: Key, raw: bytes) -> str:
+    """Return an element's key as nft text."""
+    if key is Key.INTERFACE:
+        return quoted(raw.rstrip(b"\0").decode())
+    if key is Key.INDEX:
+        return str(int.from_bytes(raw, "little" if socket.htons(1) != 1 else "big"))
+    if not key.value.interval:
+        return _address_text(raw)
+    half = len(raw) // 2
+    texts = []
+    offset = 0
+    for length in key.value.fields:
+        first = raw[offset : offset + length]
+        last = raw[half + offset : half + offset + length]
+        texts.append(_range_text(length, first, last))
+        offset += padded(length)
+    return " . ".join(texts)
+
+
+@dataclass(frozen=True, slots=True)
+class NftRule:
+    """One rule of a chain: nft text without comment, and what it comes from."""
+
+    text: str
+    origin: str = ""
+
+    @property
+    def digest(self) -> str:
+        """What identifies the rule in the kernel: it is stored as the rule's comment."""
+        return hashlib.blake2b(self.text.encode(), digest_size=6).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Hook:
+    """Where a base chain is called."""
+
+    name: str
+    priority: int
+
+    @property
+    def text(self) -> str:
+        """The base chain's declaration."""
+        return f"type filter hook {self.name} priority {self.priority}; policy accept;"
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """A chain and its rules in order."""
+
+    name: str
+    rules: tuple[NftRule, ...]
+    hook: Hook | None = None
+
+    @property
+    def digests(self) -> tuple[str, ...]:
+        """The rules' digests in order, which is how a chain is compared with the kernel's."""
+        return tuple(rule.digest for rule in self.rules)
+
+
+@dataclass(frozen=True, slots=True)
+class Set:
+    """A set, or with ``is_map`` a verdict map.
+
+    ``elements`` maps keys to verdicts as nft writes them (``goto c_1``); in a set every verdict is
+    empty. ``size`` is the capacity of a hash set. Elements of a set with ``timeout`` come and go by
+    themselves and are never compared.
+    """
+
+    name: str
+    key: Key
+    elements: Mapping[bytes, str]
+    is_map: bool = False
+    size: int | None = None
+    timeout: bool = False
+    origin: str = ""
+
+    @property
+    def declaration(self) -> str:
+        """The body of the declaration, without elements."""
+        parts = [f"type {self.key.value.nft_type}{' : verdict' if self.is_map else ''};"]
+        if self.key.value.interval:
+            parts.append("flags interval;")
+        if self.timeout:
+            parts.append("flags timeout;")
+        if self.size is not None:
+            parts.append(f"size {self.size};")
+        return " ".join(parts)
+
+    @property
+    def kind(self) -> str:
+        """The keyword that nft uses for it."""
+        return "map" if self.is_map else "set"
+
+
+def element_text(key: Key, raw: bytes, verdict: str) -> str:
+    """Return one element as nft text."""
+    text = key_text(key, raw)
+    return f"{text} : {verdict}" if verdict else text
+
+
+@dataclass(frozen=True, slots=True)
+class Ruleset:
+    """One table's complete content."""
+
+    family: str
+    chains: Mapping[str, Chain]
+    sets: Mapping[str, Set]
+
+    def text(self) -> str:
+        """Return the table as nft text that ``nft -f`` loads, the same bytes for the same content."""
+        lines = [f"table {self.family} {TABLE} {{"]
+        for one in sorted(self.sets.values(), key=lambda s: s.name):
+            lines.append(f"\t{one.kind} {one.name} {{")
+            lines.extend(
+                f"\t\t{part.strip()}" for part in one.declaration.split(";") if part.strip()
+            )
+            if one.elements:
+                texts = [
+                    element_text(one.key, raw, one.elements[raw]) for raw in sorted(one.elements)
+                ]
+                lines.append("\t\telements = { " + ",\n\t\t             ".join(texts) + " }")
+            lines.append("\t}\n")
+        for chain in sorted(self.chains.values(), key=lambda c: (c.hook is not None, c.name)):
+            lines.append(f"\tchain {chain.name} {{")
+            if chain.hook:
+                lines.append(f"\t\t{chain.hook.text}")
+            lines.extend(f'\t\t{rule.text} comment "{rule.digest}"' for rule in chain.rules)
+            lines.append("\t}\n")
+        lines.append("}")
+        return "\n".join(lines) + "\n"
+
+
+def slug(text: str, length: int = 24) -> str:
+    """Return the part of an id that may stand in an nft identifier, for people who read listings."""
+    return re.sub(r"[^A-Za-z0-9_.-]", "_", text)[:length]
+
+
+def digest(*parts: str) -> str:
+    """Return a short name for the given parts, unambiguous whatever characters they contain."""
+    content = "".join(f"{len(part.encode())}:{part}" for part in parts)
+    return hashlib.blake2b(content.encode(), digest_size=6).hexdigest()
+
+
+def capacity(count: int) -> int:
+    """Return the declared size of a hash set of that many elements.
+
+    A hash set's size is fixed when it is made and is a hard limit, so sizes come in steps of four,
+    with room to grow; a set that outgrows its step is made anew under the step's name.
+    """
+    size = 64
+    while size < count * 5 // 4:
+        size *= 4
+    return size

@@ -1,0 +1,1 @@
+"""What is done: one kernel subsystem a module, without policy."""

@@ -1,0 +1,158 @@
+"""Just enough nfnetlink to read: requests, dumps, attributes.
+
+pyroute2 decodes every field of every rule, which takes seconds where the reconciler has tenths of
+one; here only what is compared is decoded. Numbers are those of the kernel's
+``linux/netfilter/nfnetlink.h`` and ``linux/netlink.h``.
+"""
+
+import errno
+import os
+import socket
+import struct
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Self
+
+NETLINK_NETFILTER = 12
+NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP = 0x1, 0x4, 0x300
+NLM_F_DUMP_INTR = 0x10
+NLMSG_ERROR, NLMSG_DONE = 2, 3
+NLA_TYPE_MASK = 0x3FFF
+NLA_NESTED = 0x8000
+
+HEADER = struct.Struct("=IHHII")
+GENERAL = struct.Struct(">BBH")
+ATTRIBUTE = struct.Struct("=HH")
+
+RECEIVE_BYTES = 1 << 18
+SOCKET_BUFFER_BYTES = 1 << 24
+"""Room for the kernel to write a large dump without waiting for us."""
+
+RECEIVE_SECONDS = 30
+"""How long the kernel may be silent before a request counts as failed."""
+
+DUMP_TRIES = 50
+"""How often an interrupted dump is begun again before it counts as failed."""
+
+
+class DumpInterrupted(OSError):
+    """What is dumped changed meanwhile, again and again."""
+
+
+def attribute(kind: int, payload: bytes) -> bytes:
+    """Return one attribute, padded."""
+    length = ATTRIBUTE.size + len(payload)
+    return ATTRIBUTE.pack(length, kind) + payload + b"\0" * (-length % 4)
+
+
+def text_attribute(kind: int, text: str) -> bytes:
+    """Return one attribute with a NUL-terminated string."""
+    return attribute(kind, text.encode() + b"\0")
+
+
+def attributes(payload: bytes | memoryview) -> Iterator[tuple[int, memoryview]]:
+    """Yield (type, payload) of each attribute, without the flag bits of the type."""
+    view = memoryview(payload)
+    offset, end = 0, len(view)
+    while offset + 4 <= end:
+        length, kind = ATTRIBUTE.unpack_from(view, offset)
+        if length < 4:
+            return
+        yield kind & NLA_TYPE_MASK, view[offset + 4 : offset + length]
+        offset += (length + 3) & ~3
+
+
+def text(payload: memoryview) -> str:
+    """Return a NUL-terminated string."""
+    return bytes(payload).rstrip(b"\0").decode()
+
+
+class Netlink:
+    """A netfilter netlink socket in the calling thread's network namespace."""
+
+    def __init__(self) -> None:
+        self._socket = socket.socket(
+            socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_NETFILTER
+        )
+        self._socket.bind((0, 0))
+        self._socket.settimeout(RECEIVE_SECONDS)
+        self._sequence = 0
+        for option in (socket.SO_RCVBUF, 33):  # 33: SO_RCVBUFFORCE, not named by Python
+            try:
+                self._socket.setsockopt(socket.SOL_SOCKET, option, SOCKET_BUFFER_BYTES)
+            except PermissionError:
+                continue
+
+    def close(self) -> None:
+        """Close the socket."""
+        self._socket.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def send(self, kind: int, flags: int, family: int, payload: bytes) -> None:
+        """Send one request."""
+        self._sequence += 1
+        body = GENERAL.pack(family, 0, 0) + payload
+        header = HEADER.pack(HEADER.size + len(body), kind, flags, self._sequence, 0)
+        self._socket.send(header + body)
+
+    def dump(self, kind: int, family: int, payload: bytes = b"") -> list[memoryview]:
+        """Return the bodies (after the nfgenmsg) of a consistent dump.
+
+        Raises:
+            FileNotFoundError: what was asked about does not exist.
+            DumpInterrupted: it changed during every one of many tries.
+            OSError: the kernel refused.
+        """
+        for _ in range(DUMP_TRIES):
+            self.send(kind, NLM_F_REQUEST | NLM_F_DUMP, family, payload)
+            bodies, consistent = self._answers()
+            if consistent:
+                return bodies
+        raise DumpInterrupted(errno.EINTR, "the dump was interrupted by changes")
+
+    def request(
+        self, kind: int, family: int, payload: bytes = b"", flags: int = 0
+    ) -> list[memoryview]:
+        """Send a request, wait for its acknowledgement, and return the bodies that came before it.
+
+        Raises:
+            OSError: the kernel refused.
+        """
+        self.send(kind, NLM_F_REQUEST | NLM_F_ACK | flags, family, payload)
+        return self._answers()[0]
+
+    def _answers(self) -> tuple[list[memoryview], bool]:
+        """Read up to the end of the answer to the last request."""
+        bodies: list[memoryview] = []
+        consistent = True
+        while True:
+            view = memoryview(self._socket.recv(RECEIVE_BYTES))
+            offset = 0
+            while offset + HEADER.size <= len(view):
+                length, kind, flags, sequence, _ = HEADER.unpack_from(view, offset)
+                body = view[offset + HEADER.size : offset + length]
+                offset += (length + 3) & ~3
+                if sequence != self._sequence:
+                    continue
+                if flags & NLM_F_DUMP_INTR:
+                    consistent = False
+                if kind == NLMSG_DONE:
+                    return bodies, consistent
+                if kind == NLMSG_ERROR:
+                    code = -struct.unpack_from("=i", body)[0]
+                    if code == 0:
+                        return bodies, consistent
+                    if code == errno.EINTR:
+                        return bodies, False
+                    raise OSError(code, os.strerror(code))
+                bodies.append(body[GENERAL.size :])

@@ -1,0 +1,164 @@
+"""The nft adapter: commit a plan as one transaction, read the table back.
+
+Writing goes through a process of its own that holds libnftables; reading is done here, by netlink.
+Everything happens in the network namespace of the thread that made the adapter.
+"""
+
+import json
+import os
+import re
+import select
+import subprocess
+import sys
+import time
+from types import TracebackType
+from typing import Self
+
+from secgroupd.core.plan import Observed, Plan
+from secgroupd.core.ruleset import TABLE
+from secgroupd.dataplane import nft_read
+from secgroupd.dataplane.netlink import Netlink
+from secgroupd.dataplane.nft_worker import LENGTH
+from secgroupd.errors import DataplaneError, OutcomeUnknown, TransactionRefused
+
+COMMIT_SECONDS = 120.0
+"""How long a transaction may take before its outcome counts as unknown."""
+
+LARGE_TRANSACTION = 1 << 20
+"""Bytes of text from which the writer is replaced afterwards, since libnftables keeps its memory."""
+
+ERROR_LINE = re.compile(r"^[^\n]*?:(\d+):(\d+)(?:-\d+)?: Error: (.*)$", re.MULTILINE)
+
+
+class Nft:
+    """The kernel's nftables, seen from one network namespace."""
+
+    def __init__(self) -> None:
+        self._netlink = Netlink()
+        self._worker: subprocess.Popen[bytes] | None = None
+        self._namespace = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+
+    def close(self) -> None:
+        """Stop the writer and close the sockets; the table stays as it is."""
+        self._stop()
+        self._netlink.close()
+        os.close(self._namespace)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def observe(self, family: str = "inet") -> Observed | None:
+        """Return the table as the kernel has it, or None when there is none.
+
+        Raises:
+            DataplaneError: it could not be read whole.
+        """
+        try:
+            return nft_read.observe(self._netlink, family)
+        except OSError as error:
+            raise DataplaneError(f"cannot read the table: {error}") from error
+
+    def generation(self) -> int:
+        """Return the kernel's generation number, which every transaction of anyone raises."""
+        try:
+            return nft_read.generation(self._netlink)
+        except OSError as error:
+            raise DataplaneError(f"cannot read the ruleset's generation: {error}") from error
+
+    def commit(self, plan: Plan) -> None:
+        """Make a plan true in one transaction.
+
+        Raises:
+            TransactionRefused: the kernel refused it and is unchanged.
+            OutcomeUnknown: the writer died or went silent.
+        """
+        text = plan.text().encode()
+        answer = self._ask(text)
+        if len(text) > LARGE_TRANSACTION:
+            self._stop()
+        if answer["code"] != 0:
+            raise _refusal(plan, str(answer["error"]))
+
+    def remove(self, family: str = "inet") -> None:
+        """Remove the agent's table; nothing happens where there is none."""
+        answer = self._ask(f"add table {family} {TABLE}\ndelete table {family} {TABLE}\n".encode())
+        if answer["code"] != 0:
+            raise TransactionRefused(str(answer["error"]), ())
+
+    def _ask(self, text: bytes) -> dict[str, object]:
+        if self._worker is None or self._worker.poll() is not None:
+            self._start()
+        worker = self._worker
+        assert worker is not None and worker.stdin and worker.stdout
+        try:
+            worker.stdin.write(LENGTH.pack(len(text)) + text)
+            worker.stdin.flush()
+            head = self._read(worker, LENGTH.size)
+            answer = self._read(worker, LENGTH.unpack(head)[0])
+        except (OSError, EOFError, TimeoutError) as error:
+            self._stop()
+            code = worker.returncode
+            raise OutcomeUnknown(f"the nft writer gave no answer ({error}; exit {code})") from error
+        found: dict[str, object] = json.loads(answer)
+        return found
+
+    @staticmethod
+    def _read(worker: subprocess.Popen[bytes], count: int) -> bytes:
+        assert worker.stdout
+        deadline = time.monotonic() + COMMIT_SECONDS
+        parts = b""
+        while len(parts) < count:
+            ready, _, _ = select.select([worker.stdout], [], [], max(0.0, deadline - time.monotonic()))
+            if not ready:
+                raise TimeoutError(f"silent for {COMMIT_SECONDS:.0f} s")
+            part = os.read(worker.stdout.fileno(), count - len(parts))
+            if not part:
+                raise EOFError("it closed its output")
+            parts += part
+        return parts
+
+    def _start(self) -> None:
+        self._stop()
+        self._worker = subprocess.Popen(
+            [sys.executable, "-m", "secgroupd.dataplane.nft_worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        )
+
+    def _stop(self) -> None:
+        worker, self._worker = self._worker, None
+        if worker is None:
+            return
+        for stream in (worker.stdin, worker.stdout):
+            if stream:
+                try:
+                    stream.close()
+                except BrokenPipeError:
+                    continue
+        try:
+            worker.wait(timeout=1)
+        except subprocess.TimeoutExpired:
+            worker.kill()
+            worker.wait()
+
+
+def _refusal(plan: Plan, error: str) -> TransactionRefused:
+    """Name the objects of the document whose lines the kernel refused."""
+    origins: list[str] = []
+    details: list[str] = []
+    for match in ERROR_LINE.finditer(error):
+        number = int(match[1]) - 1
+        if number < len(plan.lines):
+            line = plan.lines[number]
+            origins += [line.origin] if line.origin and line.origin not in origins else []
+            details.append(f"{match[3]}: {line.text[:200]}")
+    return TransactionRefused("; ".join(details[:3]) or error.strip()[:500], tuple(origins))

@@ -1,0 +1,189 @@
+"""Read the agent's own table back from the kernel, and nothing else's.
+
+``nft list`` reads every table of the host and does not print what loads back; here the kernel's
+own bytes are compared. Numbers are those of ``linux/netfilter/nf_tables.h``.
+"""
+
+import struct
+from collections.abc import Mapping
+
+from secgroupd.core.plan import Observed, ObservedChain, ObservedSet
+from secgroupd.core.ruleset import TABLE, Hook
+from secgroupd.dataplane.netlink import DumpInterrupted, Netlink, attributes, text, text_attribute
+
+FAMILIES = {"inet": 1, "bridge": 7}
+SUBSYSTEM = 10 << 8
+GET_TABLE, GET_CHAIN, GET_RULE, GET_SET, GET_ELEMENTS, GET_GENERATION = 1, 4, 7, 10, 13, 16
+
+HOOK_NAMES = {0: "prerouting", 1: "input", 2: "forward", 3: "output", 4: "postrouting"}
+
+FLAG_INTERVAL, FLAG_MAP, FLAG_TIMEOUT = 0x4, 0x8, 0x10
+ELEMENT_CATCHALL = 0x2
+VERDICTS = {0: "drop", 1: "accept", 0xFFFFFFFF: "continue", 0xFFFFFFFB: "return"}
+JUMP, GOTO = 0xFFFFFFFD, 0xFFFFFFFC
+
+READ_TRIES = 20
+
+
+def generation(netlink: Netlink) -> int:
+    """Return the number of the ruleset generation of this network namespace."""
+    for body in netlink.request(SUBSYSTEM | GET_GENERATION, 0):
+        for kind, payload in attributes(body):
+            if kind == 1:
+                return int(struct.unpack(">I", payload)[0])
+    return 0
+
+
+def observe(netlink: Netlink, family: str) -> Observed | None:
+    """Return the table as it is in the kernel, or None when there is none.
+
+    Raises:
+        DumpInterrupted: it kept changing while it was read.
+        OSError: the kernel refused to show it.
+    """
+    for _ in range(READ_TRIES):
+        before = generation(netlink)
+        try:
+            found = _read(netlink, FAMILIES[family])
+        except FileNotFoundError:
+            found = None
+        if generation(netlink) == before:
+            return found
+    raise DumpInterrupted(4, "the ruleset kept changing while it was read")
+
+
+def _read(netlink: Netlink, family: int) -> Observed | None:
+    tables = netlink.dump(SUBSYSTEM | GET_TABLE, family)
+    if not any(kind == 1 and text(p) == TABLE for body in tables for kind, p in attributes(body)):
+        return None
+    hooks = _chains(netlink, family)
+    digests: dict[str, list[str]] = {name: [] for name in hooks}
+    for body in netlink.dump(SUBSYSTEM | GET_RULE, family, text_attribute(1, TABLE)):
+        table, chain, comment = "", "", ""
+        for kind, payload in attributes(body):
+            if kind == 1:
+                table = text(payload)
+            elif kind == 2:
+                chain = text(payload)
+            elif kind == 7:
+                comment = _comment(payload)
+        if table == TABLE:
+            digests.setdefault(chain, []).append(comment)
+    chains = {
+        name: ObservedChain(hook, tuple(digests.get(name, ()))) for name, hook in hooks.items()
+    }
+    return Observed(chains, _sets(netlink, family))
+
+
+def _chains(netlink: Netlink, family: int) -> Mapping[str, Hook | None]:
+    found: dict[str, Hook | None] = {}
+    for body in netlink.dump(SUBSYSTEM | GET_CHAIN, family):
+        table, name, hook = "", "", None
+        for kind, payload in attributes(body):
+            if kind == 1:
+                table = text(payload)
+            elif kind == 3:
+                name = text(payload)
+            elif kind == 4:
+                hook = _hook(payload)
+        if table == TABLE:
+            found[name] = hook
+    return found
+
+
+def _hook(payload: memoryview) -> Hook:
+    number, priority = 0, 0
+    for kind, value in attributes(payload):
+        if kind == 1:
+            number = struct.unpack(">I", value)[0]
+        elif kind == 2:
+            priority = struct.unpack(">i", value)[0]
+    return Hook(HOOK_NAMES.get(number, str(number)), priority)
+
+
+def _comment(userdata: memoryview) -> str:
+    """Return the comment of a rule: type 0 in nft's (type, length, value) user data."""
+    offset = 0
+    while offset + 2 <= len(userdata):
+        kind, length = userdata[offset], userdata[offset + 1]
+        if kind == 0:
+            return text(userdata[offset + 2 : offset + 2 + length])
+        offset += 2 + length
+    return ""
+
+
+def _sets(netlink: Netlink, family: int) -> Mapping[str, ObservedSet]:
+    found: dict[str, ObservedSet] = {}
+    for body in netlink.dump(SUBSYSTEM | GET_SET, family, text_attribute(1, TABLE)):
+        table, name, flags, length, size = "", "", 0, 0, None
+        for kind, payload in attributes(body):
+            if kind == 1:
+                table = text(payload)
+            elif kind == 2:
+                name = text(payload)
+            elif kind == 3:
+                flags = struct.unpack(">I", payload)[0]
+            elif kind == 5:
+                length = struct.unpack(">I", payload)[0]
+            elif kind == 9:
+                size = _size(payload)
+        if table != TABLE or name.startswith("__"):
+            continue
+        timeout = bool(flags & FLAG_TIMEOUT)
+        elements = {} if timeout else _elements(netlink, family, name)
+        is_map, interval = bool(flags & FLAG_MAP), bool(flags & FLAG_INTERVAL)
+        found[name] = ObservedSet(length, is_map, interval, timeout, size, elements)
+    return found
+
+
+def _size(description: memoryview) -> int | None:
+    for kind, payload in attributes(description):
+        if kind == 1:
+            return int(struct.unpack(">I", payload)[0])
+    return None
+
+
+def _elements(netlink: Netlink, family: int, name: str) -> Mapping[bytes, str]:
+    request = text_attribute(1, TABLE) + text_attribute(2, name)
+    found: dict[bytes, str] = {}
+    for body in netlink.dump(SUBSYSTEM | GET_ELEMENTS, family, request):
+        for kind, elements in attributes(body):
+            if kind != 3:
+                continue
+            for _, element in attributes(elements):
+                key, verdict = _element(element)
+                found[key] = verdict
+    return found
+
+
+def _element(element: memoryview) -> tuple[bytes, str]:
+    key, end, verdict = b"", b"", ""
+    for kind, payload in attributes(element):
+        if kind == 1:
+            key = _data(payload)
+        elif kind == 2:
+            verdict = _verdict(payload)
+        elif kind == 10:
+            end = _data(payload)
+    return key + end, verdict
+
+
+def _data(payload: memoryview) -> bytes:
+    for kind, value in attributes(payload):
+        if kind == 1:
+            return bytes(value)
+    return b""
+
+
+def _verdict(payload: memoryview) -> str:
+    code, chain = 0, ""
+    for kind, value in attributes(payload):
+        if kind == 2:
+            for inner, data in attributes(value):
+                if inner == 1:
+                    code = struct.unpack(">I", data)[0]
+                elif inner == 2:
+                    chain = text(data)
+    if code in {JUMP, GOTO}:
+        return f"{'jump' if code == JUMP else 'goto'} {chain}"
+    return VERDICTS.get(code, f"code {code}")
