@@ -1,0 +1,237 @@
+"""One cycle: what should be, what is, the difference as one transaction, read back.
+
+The only place where deciding (``core``) and doing (``dataplane``) meet. It owns the interfaces that
+it needs; ``cli`` and ``daemon`` hand in the adapters. A cycle may die at any line: before the
+transaction the *intent* is kept, after it the result, so that the next cycle clears whatever either
+of them clears, and the ruleset itself is always computed from what is in force now.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+from secgroupd.core import clearing
+from secgroupd.core.clearing import Cleared
+from secgroupd.core.compiler import Binding, Generations, Host, compile_ruleset
+from secgroupd.core.model import Clearing, State
+from secgroupd.core.plan import Observed, Plan, diff, expected
+from secgroupd.core.policy import Policy
+from secgroupd.core.ruleset import Ruleset
+from secgroupd.errors import NotConverged, OutcomeUnknown
+
+GENERATION_EPOCH = 1_600_000_000
+"""Second (Unix time) from which generations are counted. A generation is never below the seconds
+since then, so that one made after every record was lost is younger than any stamp that is left."""
+
+COMMIT_TRIES = 3
+"""How often a transaction of unknown outcome is read back and tried again within a cycle."""
+
+
+class Kernel(Protocol):
+    """The table in the kernel."""
+
+    def observe(self, family: str = "inet") -> Observed | None:
+        """Return the table, or None when there is none."""
+
+    def generation(self) -> int:
+        """Return a number that every change of any table raises."""
+
+    def commit(self, plan: Plan) -> None:
+        """Make a plan true in one transaction, or raise and change nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What is remembered from one cycle to the next, and over restarts.
+
+    ``accepted`` is in force. ``intended`` was about to be committed when the record was written,
+    and may or may not be in force; None when the commit is known.
+    """
+
+    accepted: State | None = None
+    intended: State | None = None
+    generations: Generations = field(default_factory=lambda: Generations(0, 0))
+    bindings: Mapping[str, Binding] = field(default_factory=dict)
+
+
+class Memory(Protocol):
+    """Where the record is kept."""
+
+    def load(self) -> Record:
+        """Return the record; an empty one when there is none that can be read."""
+
+    def save(self, record: Record) -> None:
+        """Keep a record."""
+
+
+class Forgetful:
+    """A memory that lasts as long as its object."""
+
+    def __init__(self) -> None:
+        self._record = Record()
+
+    def load(self) -> Record:
+        """Return what was saved last."""
+        return self._record
+
+    def save(self, record: Record) -> None:
+        """Keep a record."""
+        self._record = record
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """A cycle that has been thought through and not yet done."""
+
+    policy: Policy
+    ruleset: Ruleset
+    plan: Plan
+    cleared: Cleared
+    record: Record
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a cycle did."""
+
+    revision: str
+    policy: Policy
+    plan: Plan
+    cleared: Cleared
+    generations: Generations
+    drift: bool
+    """Whether the kernel had something else than what the cycle before had left."""
+
+
+@dataclass(slots=True)
+class Reconciler:
+    """Keeps one host's table equal to one document; a single thread calls it."""
+
+    kernel: Kernel
+    memory: Memory = field(default_factory=Forgetful)
+    managed: tuple[str, ...] = ("tap*", "vnet*")
+    mode: Clearing = Clearing.DOCUMENTED
+    now: Callable[[], float] = time.time
+    _record: Record | None = None
+    _known: Observed | None = None
+    _known_at: int = -1
+
+    @property
+    def record(self) -> Record:
+        """What is remembered."""
+        if self._record is None:
+            self._record = self.memory.load()
+        return self._record
+
+    def propose(self, state: State, bindings: Mapping[str, Binding]) -> Proposal:
+        """Think a cycle through: nothing is changed, in the kernel or in memory.
+
+        Args:
+            state: the document to enforce.
+            bindings: the ports that live on this host, by id.
+        """
+        policy = Policy(state)
+        cleared = self._cleared(policy)
+        generations = self._generations(policy, bindings, cleared)
+        ruleset = compile_ruleset(policy, Host(bindings, self.managed), generations)
+        plan = diff(ruleset, self._observed())
+        record = Record(state, None, generations, dict(bindings))
+        return Proposal(policy, ruleset, plan, cleared, record)
+
+    def apply(self, state: State, bindings: Mapping[str, Binding]) -> Outcome:
+        """Run a cycle: afterwards the kernel has the document's ruleset and nothing else is there.
+
+        Raises:
+            TransactionRefused: the kernel refused it and is unchanged.
+            OutcomeUnknown: the writer failed every time.
+            NotConverged: the kernel shows something else than what was committed.
+            DataplaneError: the kernel could not be read.
+        """
+        generation = self.kernel.generation()
+        drift = self._known is not None and generation != self._known_at
+        if drift:
+            self._known = None
+        known = self._known
+        proposal = self.propose(state, bindings)
+        before = self.record
+        if proposal.plan and proposal.cleared:
+            intent = replace(before, intended=state, generations=proposal.record.generations)
+            self._save(intent)
+        if proposal.plan:
+            self._commit(proposal)
+        else:
+            self._known_at = generation
+        if proposal.record != self.record:
+            self._save(proposal.record)
+        drifted = drift and known is None and bool(proposal.plan) and before.accepted == state
+        return Outcome(
+            state.revision,
+            proposal.policy,
+            proposal.plan,
+            proposal.cleared,
+            proposal.record.generations,
+            drifted,
+        )
+
+    def forget_kernel(self) -> None:
+        """Read the whole table again in the next cycle, whatever its generation says."""
+        self._known = None
+
+    def _save(self, record: Record) -> None:
+        self.memory.save(record)
+        self._record = record
+
+    def _observed(self) -> Observed | None:
+        if self._known is None:
+            self._known_at = self.kernel.generation()
+            self._known = self.kernel.observe()
+        return self._known
+
+    def _cleared(self, after: Policy) -> Cleared:
+        record = self.record
+        if record.accepted is None:
+            return clearing.everything(after)
+        found: dict[str, frozenset[clearing.Scenario]] = {}
+        for before in (record.accepted, record.intended):
+            if before is None or before == after.state:
+                continue
+            rows = clearing.strict if self.mode is Clearing.STRICT else clearing.documented
+            for port_id, scenarios in rows(Policy(before), after).items():
+                found[port_id] = found.get(port_id, frozenset()) | scenarios
+        return found
+
+    def _generations(
+        self, policy: Policy, bindings: Mapping[str, Binding], cleared: Cleared
+    ) -> Generations:
+        """Return the generations after a change: younger where it clears, the same where not.
+
+        An interface that another port has now, or none, makes every stamp be looked at again,
+        since a fresh one would pass without its interface being asked for.
+        """
+        old = self.record.generations
+        asked = {port_id for port_id in cleared if port_id in bindings}
+        asked |= {port_id for port_id in bindings if port_id not in old.minimum}
+        moved = dict(bindings) != dict(self.record.bindings)
+        if not asked and not moved:
+            return old
+        current = max(old.current + 1, int(self.now()) - GENERATION_EPOCH)
+        kept = {i: number for i, number in old.minimum.items() if i in policy.ports}
+        return Generations(current, current, {**kept, **dict.fromkeys(sorted(asked), current)})
+
+    def _commit(self, proposal: Proposal) -> None:
+        plan = proposal.plan
+        wanted = expected(proposal.ruleset)
+        for attempt in range(1, COMMIT_TRIES + 1):
+            self._known = None
+            try:
+                self.kernel.commit(plan)
+            except OutcomeUnknown:
+                if attempt == COMMIT_TRIES:
+                    raise
+            plan = diff(proposal.ruleset, self._observed())
+            if not plan:
+                self._known = wanted
+                return
+        rest = "\n".join(line.text for line in plan.lines[:20])
+        raise NotConverged(f"after the commit the kernel differs; still to do:\n{rest}")
