@@ -128,7 +128,8 @@ class Nft:
     def _start(self) -> None:
         self._stop()
         self._worker = subprocess.Popen(
-            [sys.executable, "-m", "secgroupd.dataplane.nft_worker"],
+            [sys.executable, "-m", "secgroupd.dataplane.nft_worker", str(self._namespace)],
+            pass_fds=[self._namespace],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},

@@ -5,11 +5,15 @@ hundreds of megabytes after a large load. Both happen here and not in the agent.
 length (4 bytes, big-endian) and that many bytes: nft text in, JSON ``{"code", "error"}`` out.
 """
 
+import ctypes
 import json
 import os
 import struct
 import sys
+from pathlib import Path
 from typing import BinaryIO
+
+CLONE_NEWNET = 0x40000000
 
 LENGTH = struct.Struct(">I")
 
@@ -22,8 +26,22 @@ def read_message(stream: BinaryIO) -> bytes | None:
     return stream.read(LENGTH.unpack(head)[0])
 
 
+def join(namespace: int) -> None:
+    """Move to the network namespace of a descriptor, unless this process is in it already.
+
+    Raises:
+        OSError: the kernel refused; moving takes CAP_SYS_ADMIN, staying takes nothing.
+    """
+    own, wanted = Path("/proc/thread-self/ns/net").stat(), os.fstat(namespace)
+    if (own.st_dev, own.st_ino) == (wanted.st_dev, wanted.st_ino):
+        return
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.setns(namespace, CLONE_NEWNET) != 0:
+        raise OSError(ctypes.get_errno(), "cannot enter the network namespace")
+
+
 def serve(requests: BinaryIO, answers: BinaryIO) -> None:
-    """Run each transaction, in the network namespace the process was started in."""
+    """Run each transaction, in the network namespace the process is in."""
     from nftables import Nftables  # noqa: PLC0415 - comes with the distribution, for this process only
 
     nft = Nftables()
@@ -40,4 +58,5 @@ def serve(requests: BinaryIO, answers: BinaryIO) -> None:
 
 
 if __name__ == "__main__":
+    join(int(sys.argv[1]))
     serve(sys.stdin.buffer, sys.stdout.buffer)

@@ -1,0 +1,53 @@
+"""Put a state into force in a lab, with the real reconciler and the real kernel."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from secgroupd.core.compiler import Binding
+from secgroupd.core.model import State
+from secgroupd.core.ruleset import quotable
+from secgroupd.dataplane.nft import Nft
+from secgroupd.proving.namespaces import Lab
+from secgroupd.reconcile import Memory, Outcome, Reconciler
+
+
+def bindings(lab: Lab, state: State) -> dict[str, Binding]:
+    """Bind every port to the interface that it names."""
+    found = {}
+    for instance in state.instances:
+        for port in instance.ports:
+            if port.interface is None:
+                continue
+            there = lab.ports.get(port.interface)
+            index = None if quotable(port.interface) or there is None else there.index
+            found[port.id] = Binding(port.interface, index)
+    return found
+
+
+@contextmanager
+def kernel(lab: Lab) -> Iterator[Nft]:
+    """The nft adapter of a lab's host."""
+    with lab.hv.enter():
+        nft = Nft()
+    try:
+        yield nft
+    finally:
+        nft.close()
+
+
+@contextmanager
+def enforcer(lab: Lab, memory: Memory | None = None) -> Iterator[Reconciler]:
+    """A reconciler of a lab's host."""
+    with kernel(lab) as nft:
+        yield Reconciler(nft, memory) if memory else Reconciler(nft)
+
+
+def enforce(lab: Lab, state: State) -> Outcome:
+    """Enforce a state once."""
+    with enforcer(lab) as reconciler:
+        return reconciler.apply(state, bindings(lab, state))
+
+
+def enforce_only(lab: Lab, state: State) -> None:
+    """Enforce a state once, for callers that want no outcome."""
+    enforce(lab, state)
