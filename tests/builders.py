@@ -63,7 +63,9 @@ def rule(
     who = peer(remote)
     if family is None:
         family = family_of(who.network) if isinstance(who, PrefixPeer) else Family.IPV4
-    content = f"{direction}-{action}-{priority}-{protocol}-{multiport}-{remote}-{icmp}-{family.value}"
+    content = (
+        f"{direction}-{action}-{priority}-{protocol}-{multiport}-{remote}-{icmp}-{family.value}"
+    )
     return Rule(
         id=rule_id or content,
         direction=Direction(direction),

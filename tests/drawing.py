@@ -39,7 +39,18 @@ NETWORKS = {
         "2001:db8::/32", "2001:db8:9::/48", "2001:db8:9::9/128", "8000::/1",
     ),
 }  # fmt: skip
-PORTS = (None, "80", "80-90", "22,443", "443", "1-65535", "85-100", "22-24,25,8000-8100", "1", "65535")
+PORTS = (
+    None,
+    "80",
+    "80-90",
+    "22,443",
+    "443",
+    "1-65535",
+    "85-100",
+    "22-24,25,8000-8100",
+    "1",
+    "65535",
+)
 ENTRIES = {
     Family.IPV4: ("10.0.0.2", "10.0.0.1-10.0.0.3", "203.0.113.0/24", "203.0.113.9", "10.0.0.0/29"),
     Family.IPV6: ("fd00::2", "fd00::1-fd00::3", "2001:db8:9::/48", "2001:db8:9::9", "fd00::/125"),
@@ -155,9 +166,7 @@ class Drawing:
         self, policy: Policy, inside: Port, chosen: Rule | None, family: Family
     ) -> Address:
         r = self.random
-        others = [
-            self._address(p, family) for p in policy.ports.values() if p.id != inside.id
-        ]
+        others = [self._address(p, family) for p in policy.ports.values() if p.id != inside.id]
         make = IPv4Address if family is Family.IPV4 else IPv6Address
         outside: list[Address] = [make(text) for text in OUTSIDE[family]]
         known = set(others)

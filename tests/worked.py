@@ -232,5 +232,3 @@ def _with_own_ipv6(made: State, question: FlowQuestion) -> State:
             replace(i, ports=tuple(extended(p) for p in i.ports)) for i in made.instances
         ),
     )
-
-

@@ -9,7 +9,7 @@ import errno
 import os
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import Self
 
@@ -120,6 +120,22 @@ class Netlink:
                 return bodies
         raise DumpInterrupted(errno.EINTR, "the dump was interrupted by changes")
 
+    def stream(self, kind: int, family: int, payload: bytes = b"") -> Iterator[memoryview]:
+        """Yield the bodies of a dump as they come.
+
+        For tables too large to hold and too busy to be shown consistently. The socket serves
+        nothing else until the last body.
+
+        Raises:
+            OSError: the kernel refused.
+        """
+        self.send(kind, NLM_F_REQUEST | NLM_F_DUMP, family, payload)
+        while True:
+            bodies, _, last = self._receive()
+            yield from bodies
+            if last:
+                return
+
     def request(
         self, kind: int, family: int, payload: bytes = b"", flags: int = 0
     ) -> list[memoryview]:
@@ -131,28 +147,60 @@ class Netlink:
         self.send(kind, NLM_F_REQUEST | NLM_F_ACK | flags, family, payload)
         return self._answers()[0]
 
+    def post(self, messages: Sequence[tuple[int, int, bytes]]) -> list[int]:
+        """Send (kind, family, payload) requests in one go; return the errno of each, 0 for done."""
+        first = self._sequence + 1
+        parts = []
+        for kind, family, payload in messages:
+            self._sequence += 1
+            body = GENERAL.pack(family, 0, 0) + payload
+            flags = NLM_F_REQUEST | NLM_F_ACK
+            header = HEADER.pack(HEADER.size + len(body), kind, flags, self._sequence, 0)
+            parts.append(header + body)
+        self._socket.send(b"".join(parts))
+        codes = [0] * len(messages)
+        waiting = len(messages)
+        while waiting:
+            for kind, _, sequence, answer in self._messages():
+                if kind == NLMSG_ERROR and sequence >= first:
+                    codes[sequence - first] = -struct.unpack_from("=i", answer)[0]
+                    waiting -= 1
+        return codes
+
+    def _messages(self) -> Iterator[tuple[int, int, int, memoryview]]:
+        """Receive once; yield (kind, flags, sequence, payload) of each message."""
+        view = memoryview(self._socket.recv(RECEIVE_BYTES))
+        offset = 0
+        while offset + HEADER.size <= len(view):
+            length, kind, flags, sequence, _ = HEADER.unpack_from(view, offset)
+            yield kind, flags, sequence, view[offset + HEADER.size : offset + length]
+            offset += (length + 3) & ~3
+
+    def _receive(self) -> tuple[list[memoryview], bool, bool]:
+        """Receive once; return bodies, whether they are consistent, and whether it was the end."""
+        bodies: list[memoryview] = []
+        consistent = True
+        for kind, flags, sequence, body in self._messages():
+            if sequence != self._sequence:
+                continue
+            consistent = consistent and not flags & NLM_F_DUMP_INTR
+            if kind == NLMSG_DONE:
+                return bodies, consistent, True
+            if kind == NLMSG_ERROR:
+                code = -struct.unpack_from("=i", body)[0]
+                if code in {0, errno.EINTR}:
+                    return bodies, consistent and code == 0, True
+                raise OSError(code, os.strerror(code))
+            bodies.append(body[GENERAL.size :])
+        return bodies, consistent, False
+
     def _answers(self) -> tuple[list[memoryview], bool]:
         """Read up to the end of the answer to the last request."""
         bodies: list[memoryview] = []
         consistent = True
         while True:
-            view = memoryview(self._socket.recv(RECEIVE_BYTES))
-            offset = 0
-            while offset + HEADER.size <= len(view):
-                length, kind, flags, sequence, _ = HEADER.unpack_from(view, offset)
-                body = view[offset + HEADER.size : offset + length]
-                offset += (length + 3) & ~3
-                if sequence != self._sequence:
-                    continue
-                if flags & NLM_F_DUMP_INTR:
-                    consistent = False
-                if kind == NLMSG_DONE:
-                    return bodies, consistent
-                if kind == NLMSG_ERROR:
-                    code = -struct.unpack_from("=i", body)[0]
-                    if code == 0:
-                        return bodies, consistent
-                    if code == errno.EINTR:
-                        return bodies, False
-                    raise OSError(code, os.strerror(code))
-                bodies.append(body[GENERAL.size :])
+            more, fine, last = self._receive()
+            bodies += more
+            consistent = consistent and fine
+            if last:
+                return bodies, consistent

@@ -116,7 +116,9 @@ class Nft:
         deadline = time.monotonic() + COMMIT_SECONDS
         parts = b""
         while len(parts) < count:
-            ready, _, _ = select.select([worker.stdout], [], [], max(0.0, deadline - time.monotonic()))
+            ready, _, _ = select.select(
+                [worker.stdout], [], [], max(0.0, deadline - time.monotonic())
+            )
             if not ready:
                 raise TimeoutError(f"silent for {COMMIT_SECONDS:.0f} s")
             part = os.read(worker.stdout.fileno(), count - len(parts))

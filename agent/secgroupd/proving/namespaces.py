@@ -178,8 +178,9 @@ class Lab:
         """Delete every conntrack entry of the host (and of nothing else).
 
         Probes differ in ports or identifiers, so one never rides on another's entry. Protocols
-        without either (GRE, ESP, most numbers) are tracked by addresses alone: call this between
-        two probes of such a protocol between the same addresses, in either direction.
+        without either (GRE, ESP, most numbers; DCCP too on kernels that no longer track it) are
+        tracked by addresses alone: call this between two probes of such a protocol between the
+        same addresses, in either direction.
         """
         forget_connections(self.hv)
 

@@ -33,8 +33,8 @@ def run_probes(probes: Sequence[Probe], *, timeout: float = DEFAULT_TIMEOUT) -> 
     Large numbers go in batches. A batch ends as soon as everything in it is known, or when nothing
     was heard of for ``timeout`` seconds: a batch with one lost probe lasts as long as one with a
     thousand. No probe shares its source port, identifier or nonce with another, so that none is
-    taken for part of another's connection. Protocols without ports and identifiers are tracked by
-    addresses alone: two of the same protocol between the same addresses do not belong in one call
+    taken for part of another's connection. Protocols other than TCP, UDP, SCTP and ICMP may be
+    tracked by addresses alone: two of the same protocol between the same addresses do not belong in one call
     (and ``Lab.forget`` belongs between two calls).
 
     Args:

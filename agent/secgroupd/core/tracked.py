@@ -1,0 +1,105 @@
+"""Tracked connections: whose they are, whether their stamp is fresh, what the rules say now."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from ipaddress import ip_address
+
+from secgroupd.core.compiler import GENERATION_MASK, Generations
+from secgroupd.core.model import Address, Direction, Port
+from secgroupd.core.policy import Policy
+from secgroupd.core.verdict import Decision, Packet, decide
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One tuple's addresses and ports. For ICMP the source port is the identifier."""
+
+    source: Address
+    destination: Address
+    sport: int = 0
+    dport: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """An entry of the conntrack table.
+
+    ``original`` is the tuple of the first packet as it came in, ``reply`` the one that answers are
+    expected with, which shows the host's NAT. ``handle`` is what the kernel knows it by.
+    ``age`` is in seconds, None where the host does not keep timestamps.
+    """
+
+    protocol: int
+    original: Endpoint
+    reply: Endpoint
+    mark: int
+    handle: bytes
+    icmp_type: int = 0
+    icmp_code: int = 0
+    age: float | None = None
+
+    @property
+    def stamp(self) -> int:
+        """The generation in which inbound rules last allowed it; 0 for never."""
+        return self.mark & GENERATION_MASK
+
+
+@dataclass(frozen=True, slots=True)
+class Inbound:
+    """An inbound connection of a port of this host, judged by the rules in force."""
+
+    port: Port
+    connection: Connection
+    stale: bool
+    decision: Decision
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Judges tracked connections as the data path will at their next packet.
+
+    ``local`` are the ids of the ports of this host.
+    """
+
+    policy: Policy
+    generations: Generations
+    local: Iterable[str]
+
+    @cached_property
+    def _by_address(self) -> Mapping[Address, Port]:
+        return {
+            address: port
+            for port_id in self.local
+            if (port := self.policy.ports.get(port_id)) and port.port_security_enabled
+            for address in port.private_ips
+        }
+
+    @cached_property
+    def addresses(self) -> frozenset[bytes]:
+        """The addresses of the ports of this host, as the kernel writes them."""
+        return frozenset(address.packed for address in self._by_address)
+
+    def inbound(self, connection: Connection) -> Inbound | None:
+        """Return what becomes of a connection whose responder is a port here; else None.
+
+        The responder is who answers: the reply tuple's source, whatever address was asked for.
+        """
+        port = self._by_address.get(connection.reply.source)
+        if port is None:
+            return None
+        packet = Packet(
+            peer=connection.original.source,
+            protocol=connection.protocol,
+            dport=connection.reply.sport,
+            icmp_type=connection.icmp_type,
+            icmp_code=connection.icmp_code,
+        )
+        decision = decide(self.policy, port, Direction.INGRESS, packet)
+        stale = connection.stamp < self.generations.of(port.id)
+        return Inbound(port, connection, stale, decision)
+
+
+def address(raw: bytes) -> Address:
+    """Return an address from the kernel's 4 or 16 bytes."""
+    return ip_address(raw)

@@ -1,0 +1,158 @@
+"""Conntrack by ctnetlink: walk the table once, delete many entries in one go.
+
+Nothing is ever deleted by a filter: filtered flushes by IPv6 address delete everything *else* on
+some kernels, and zone-only ones everything on others. Numbers are those of
+``linux/netfilter/nfnetlink_conntrack.h``.
+"""
+
+import errno
+import struct
+import time
+from collections.abc import Container, Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from secgroupd.core.model import ICMP, ICMPV6
+from secgroupd.core.tracked import Connection, Endpoint, address
+from secgroupd.dataplane.netlink import NLA_NESTED, Netlink, attribute, attributes
+from secgroupd.errors import DataplaneError
+
+SUBSYSTEM = 1 << 8
+GET, DELETE = 1, 2
+ORIGINAL, REPLY, MARK, ID, ZONE, TIMESTAMP = 1, 2, 8, 12, 18, 20
+
+DELETES_AT_ONCE = 256
+"""Deletions in one message to the kernel; their acknowledgements fit into the socket's buffer."""
+
+SETTINGS = Path("/proc/sys/net/netfilter")
+
+
+class Conntrack:
+    """The conntrack table of the network namespace of the thread that made the adapter."""
+
+    def __init__(self) -> None:
+        self._netlink = Netlink()
+
+    def close(self) -> None:
+        """Close the socket."""
+        self._netlink.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def answered_by(self, responders: Container[bytes]) -> Iterator[Connection]:
+        """Yield the entries whose responder has one of these addresses (4 or 16 bytes each).
+
+        One walk over the table; entries that come and go meanwhile may or may not be seen.
+
+        Raises:
+            DataplaneError: the kernel refused.
+        """
+        try:
+            for body in self._netlink.stream(SUBSYSTEM | GET, 0):
+                found = _connection(body, responders)
+                if found is not None:
+                    yield found
+        except OSError as error:
+            raise DataplaneError(f"cannot read the connection table: {error}") from error
+
+    def delete(self, connections: Sequence[Connection]) -> int:
+        """Delete entries; return how many were still there. One that is gone is no error.
+
+        Raises:
+            DataplaneError: the kernel refused one.
+        """
+        done = 0
+        for start in range(0, len(connections), DELETES_AT_ONCE):
+            part = connections[start : start + DELETES_AT_ONCE]
+            requests = [
+                (SUBSYSTEM | DELETE, 2 if c.original.source.version == 4 else 10, c.handle)
+                for c in part
+            ]
+            try:
+                codes = self._netlink.post(requests)
+            except OSError as error:
+                raise DataplaneError(f"cannot delete connections: {error}") from error
+            done += codes.count(0)
+            refused = [code for code in codes if code not in {0, errno.ENOENT}]
+            if refused:
+                raise DataplaneError(f"the kernel would not delete a connection: {refused[0]}")
+        return done
+
+
+def _connection(body: memoryview, responders: Container[bytes]) -> Connection | None:
+    parts = dict(attributes(body))
+    if ORIGINAL not in parts or REPLY not in parts:
+        return None
+    answering = dict(attributes(parts[REPLY]))
+    addresses = dict(attributes(answering[1]))
+    source = bytes(addresses.get(1) or addresses.get(3) or b"")
+    if source not in responders:
+        return None
+    first = dict(attributes(parts[ORIGINAL]))
+    original, protocol, icmp = _tuple(first)
+    reply, _, _ = _tuple(answering)
+    handle = attribute(ORIGINAL | NLA_NESTED, bytes(parts[ORIGINAL]))
+    for kind in (ID, ZONE):
+        if kind in parts:
+            handle += attribute(kind, bytes(parts[kind]))
+    mark = int(struct.unpack(">I", parts[MARK])[0]) if MARK in parts else 0
+    return Connection(
+        protocol, original, reply, mark, handle, *icmp, age=_age(parts.get(TIMESTAMP))
+    )
+
+
+def _tuple(parts: dict[int, memoryview]) -> tuple[Endpoint, int, tuple[int, int]]:
+    """Return addresses and ports, the protocol, and ICMP type and code."""
+    ips = dict(attributes(parts[1]))
+    source, destination = ips.get(1) or ips[3], ips.get(2) or ips[4]
+    fields = dict(attributes(parts[2]))
+    protocol = fields[1][0]
+    if protocol in {ICMP, ICMPV6}:
+        number, kind, code = (4, 5, 6) if protocol == ICMP else (7, 8, 9)
+        if number in fields:
+            end = Endpoint(
+                address(bytes(source)), address(bytes(destination)), _port(fields[number])
+            )
+            return end, protocol, (fields[kind][0], fields[code][0])
+    sport = _port(fields[2]) if 2 in fields else 0
+    dport = _port(fields[3]) if 3 in fields else 0
+    ends = Endpoint(address(bytes(source)), address(bytes(destination)), sport, dport)
+    return ends, protocol, (0, 0)
+
+
+def _port(raw: memoryview) -> int:
+    return int(struct.unpack(">H", raw)[0])
+
+
+def _age(timestamp: memoryview | None) -> float | None:
+    if timestamp is None:
+        return None
+    for kind, value in attributes(timestamp):
+        if kind == 1:
+            started = int(struct.unpack(">Q", value)[0]) / 1e9
+            return max(0.0, time.time() - started)
+    return None
+
+
+def fill() -> tuple[int, int]:
+    """Return the entries of this network namespace's table and the limit.
+
+    Raises:
+        DataplaneError: connection tracking is not there.
+    """
+    try:
+        count = int((SETTINGS / "nf_conntrack_count").read_text())
+        limit = int((SETTINGS / "nf_conntrack_max").read_text())
+    except (OSError, ValueError) as error:
+        raise DataplaneError(f"no connection tracking: {error}") from error
+    return count, limit

@@ -1,0 +1,74 @@
+"""After a change: tidy the connection table, and count what was cleared, kept and cut.
+
+Enforcement does not depend on this: a denied connection has been powerless since the rules'
+transaction. TCP entries that the rules deny are deleted, so that they are not listed and do not
+wait for days; that is safe, since a denied server's next segment opens nothing (it is no SYN).
+Entries of other protocols are left to their own timeouts, because deleting one would let the
+server's next packet open the connection again from inside. A sweep may fail, lag or be killed; the
+next one finds the same entries.
+"""
+
+from collections import Counter
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from secgroupd.core.clearing import Cleared, Scenario
+from secgroupd.core.model import TCP
+from secgroupd.core.tracked import Connection, Inbound, Judge
+
+
+class Table(Protocol):
+    """The kernel's connection table."""
+
+    def answered_by(self, responders: Container[bytes]) -> Iterator[Connection]:
+        """Yield the entries whose responder has one of these addresses."""
+
+    def delete(self, connections: Sequence[Connection]) -> int:
+        """Delete entries; return how many were still there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Swept:
+    """Connections of ports that a change has cleared, counted under each row that cleared them."""
+
+    cleared: Mapping[Scenario, int]
+    kept: Mapping[Scenario, int]
+    cut: Mapping[Scenario, int]
+    deleted: int
+    """Entries that were deleted, of whatever change."""
+
+
+def stale(table: Table, judge: Judge) -> Iterator[Inbound]:
+    """Yield the inbound connections of this host's ports that will be judged again."""
+    for connection in table.answered_by(judge.addresses):
+        inbound = judge.inbound(connection)
+        if inbound is not None and inbound.stale:
+            yield inbound
+
+
+def sweep(table: Table, judge: Judge, cleared: Cleared) -> Swept:
+    """Delete what is denied and may be deleted; count the rest.
+
+    Args:
+        table: the connection table.
+        judge: knows the policy and generations in force.
+        cleared: the ports that the change has cleared, with the reasons.
+
+    Raises:
+        DataplaneError: the table could not be read or changed; whatever was done stays done.
+    """
+    counts: dict[str, Counter[Scenario]] = {
+        "cleared": Counter(),
+        "kept": Counter(),
+        "cut": Counter(),
+    }
+    doomed: list[Connection] = []
+    for inbound in stale(table, judge):
+        scenarios: Iterable[Scenario] = cleared.get(inbound.port.id, frozenset())
+        counts["cleared"].update(scenarios)
+        counts["kept" if inbound.decision.allowed else "cut"].update(scenarios)
+        if not inbound.decision.allowed and inbound.connection.protocol == TCP:
+            doomed.append(inbound.connection)
+    deleted = table.delete(doomed)
+    return Swept(**counts, deleted=deleted)
