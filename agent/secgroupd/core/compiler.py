@@ -35,6 +35,7 @@ from secgroupd.core.ruleset import (
     Set,
     box,
     capacity,
+    content_digest,
     digest,
     index_key,
     interface_key,
@@ -355,9 +356,13 @@ class _Compiler:
             else:
                 verdict = self._class(scope, piece.service)
             elements[box(Key.SERVICE, piece.low, piece.high)] = verdict
-        return self._put_set(
-            Set(f"m_{scope.stem}", Key.SERVICE, elements, is_map=True, origin=scope.origin)
-        )
+        return self._interval_map("m", Key.SERVICE, elements, scope.origin)
+
+    def _interval_map(
+        self, letter: str, key: Key, elements: Mapping[bytes, str], origin: str
+    ) -> str:
+        name = f"{letter}_{content_digest(elements)}"
+        return self._put_set(Set(name, key, elements, is_map=True, origin=origin))
 
     def _icmp_chains(self, scope: "_Scope", boxes: Iterable[Box]) -> str:
         """Make the maps from ICMP type and code to classes, for first packets and for replies."""
@@ -369,8 +374,7 @@ class _Compiler:
         ]
         word = _icmp_word(scope.judge.family)
         lookup = f"{word} type . {word} code vmap"
-        reply_map = self._icmp_map(scope, f"ir_{scope.stem}", replies)
-        own_map = self._icmp_map(scope, f"i_{scope.stem}", boxes)
+        reply_map, own_map = self._icmp_map(scope, replies), self._icmp_map(scope, boxes)
         deny = scope.judge.deny
         replied = self._chain(
             f"icmp_reply_{scope.stem}", [f"{lookup} @{reply_map}", deny], scope.origin
@@ -381,10 +385,11 @@ class _Compiler:
             scope.origin,
         )
 
-    def _icmp_map(self, scope: "_Scope", name: str, boxes: Iterable[Box]) -> str:
-        key = Key.ICMP if scope.judge.family is Family.IPV4 else Key.ICMPV6
+    def _icmp_map(self, scope: "_Scope", boxes: Iterable[Box]) -> str:
+        four = scope.judge.family is Family.IPV4
+        key = Key.ICMP if four else Key.ICMPV6
         elements = {box(key, b.low, b.high): self._class(scope, b.service) for b in boxes}
-        return self._put_set(Set(name, key, elements, is_map=True, origin=scope.origin))
+        return self._interval_map("i4" if four else "i6", key, elements, scope.origin)
 
     def _untracked(self, scope: "_Scope", services: Services) -> list[str]:
         """Return lines that judge ICMP which opens no connection: errors nobody caused, and such.
@@ -401,7 +406,7 @@ class _Compiler:
         )
         protocol = "icmp" if judge.family is Family.IPV4 else "ipv6-icmp"
         if services.icmp:
-            name = self._icmp_map(packets, f"iu_{scope.stem}", services.icmp)
+            name = self._icmp_map(packets, services.icmp)
             word = _icmp_word(judge.family)
             return [f"meta l4proto {protocol} {word} type . {word} code vmap @{name}"]
         own = next(b.service for b in services.boxes if b.low[0] <= icmp <= b.high[0])
@@ -421,7 +426,7 @@ class _Compiler:
             lines = (NftRule(f"udp sport {service.source_port} {verdict}", scope.origin), *lines)
         if len(lines) == 1:
             return lines[0].text
-        name = f"c_{digest(*(line.text for line in lines))}"
+        name = f"c_{scope.class_digest(service)}"
         self.chains.setdefault(name, Chain(name, lines))
         return f"goto {name}"
 
@@ -452,6 +457,16 @@ class _Scope:
     judge: Judge
     rules: tuple[OrderedRule, ...]
     origin: str
+
+    def class_digest(self, service: ServiceClass) -> str:
+        """Return what names a class: its rules by id, so that what they say may change in place."""
+        judge = self.judge
+        ids = [part for at in service.rules for part in self._id(at)]
+        where = [judge.direction, judge.family.value, judge.vpc_id, judge.basis.value]
+        return digest(*where, str(service.link_service), str(service.source_port), *ids)
+
+    def _id(self, place: int) -> tuple[str, str]:
+        return self.rules[place].group_id, self.rules[place].rule.id
 
     def entries(self, service: ServiceClass) -> tuple[Entry, ...]:
         """Return the peers that decide in a class, in order."""

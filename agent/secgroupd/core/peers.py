@@ -23,7 +23,16 @@ from secgroupd.core.model import (
     PrefixPeer,
 )
 from secgroupd.core.policy import Policy
-from secgroupd.core.ruleset import Key, NftRule, Set, box, capacity, digest, slug
+from secgroupd.core.ruleset import (
+    Key,
+    NftRule,
+    Set,
+    box,
+    capacity,
+    content_digest,
+    digest,
+    slug,
+)
 
 OWN_SET_FROM = 128
 """Members from which a group keeps a set of its own beside others: copying it would cost more."""
@@ -190,16 +199,13 @@ class PeerSets:
         )
         ranges = merged(r for p in peers for r in self.policy.ranges(p, judge.vpc_id, judge.family))
         origin = ", ".join(i.replace("group ", "address group ", 1) for i in ids)
-        return self._interval_set(judge, digest(*ids), ranges, origin)
+        return self._interval_set(judge, ranges, origin)
 
-    def _interval_set(
-        self, judge: Judge, stem: str, ranges: Sequence[Interval], origin: str
-    ) -> str:
-        name = f"n{judge.family.version}_{stem}"
-        if name not in self.sets:
-            key = Key.NETWORK4 if judge.family is Family.IPV4 else Key.NETWORK6
-            elements = {box(key, (0, first), (255, last)): "" for first, last in ranges}
-            self.sets[name] = Set(name, key, elements, origin=origin)
+    def _interval_set(self, judge: Judge, ranges: Sequence[Interval], origin: str) -> str:
+        key = Key.NETWORK4 if judge.family is Family.IPV4 else Key.NETWORK6
+        elements = {box(key, (0, first), (255, last)): "" for first, last in ranges}
+        name = f"n{judge.family.version}_{content_digest(elements)}"
+        self.sets.setdefault(name, Set(name, key, elements, origin=origin))
         return name
 
     def _settled(self, judge: Judge, entries: Sequence[Entry]) -> list[str]:
@@ -229,7 +235,7 @@ class PeerSets:
                 self._hash_set(judge, letter, stem, frozenset(decided[action]), "settled peers")
             ]
         ]
-        name = self._interval_set(judge, f"x{stem}", merged(allowed), "settled peers")
+        name = self._interval_set(judge, merged(allowed), "settled peers")
         return [*texts, f"meta l4proto . {judge.address} @{name} {judge.allow}"]
 
 

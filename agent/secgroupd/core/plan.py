@@ -1,11 +1,18 @@
-"""Ruleset and what the kernel has -> the lines of one transaction, no more than needed.
+"""Ruleset and what the kernel has -> the lines that change it, no more than needed.
 
-Order within the transaction: what is referred to is made before what refers to it, and removed
-after it. Chains are compared by their rules' digests, which the kernel keeps as comments, so a
+What packets meet changes in one transaction. The kernel fills an interval set only at the end of a
+commit, after the new rules have begun to be used: a set that were made and referred to in the same
+transaction would be empty for some packets. Therefore interval sets never change, they are named by
+their content, and a plan that needs new ones makes them (and the chains that they lead to) in a
+transaction before, in which nothing refers to them yet.
+
+Order within a transaction: what is referred to is made before what refers to it, and removed after
+it. Chains are compared by their rules' digests, which the kernel keeps as comments, so a
 fresh process recognises what is there without any memory of its own.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 from secgroupd.core.ruleset import TABLE, Chain, Hook, Ruleset, Set, element_text, key_text
@@ -52,16 +59,25 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The commands of one transaction, in order; false when there is nothing to do."""
+    """The commands of a change, in order; false when there is nothing to do.
+
+    ``preparation`` is a transaction that no packet notices; ``lines`` is the one that counts.
+    """
 
     lines: tuple[Line, ...]
+    preparation: tuple[Line, ...] = ()
 
     def __bool__(self) -> bool:
-        return bool(self.lines)
+        return bool(self.lines or self.preparation)
+
+    @property
+    def transactions(self) -> tuple[tuple[Line, ...], ...]:
+        """What is sent to the kernel, one after the other."""
+        return tuple(part for part in (self.preparation, self.lines) if part)
 
     def text(self) -> str:
         """Return what is sent to the kernel, one command a line."""
-        return "".join(f"{line.text}\n" for line in self.lines)
+        return "".join(f"{line.text}\n" for part in self.transactions for line in part)
 
 
 def expected(ruleset: Ruleset) -> Observed:
@@ -88,34 +104,35 @@ def diff(desired: Ruleset, observed: Observed | None) -> Plan:
 
     Returns:
         A plan whose commit makes ``expected(desired)`` true; an empty one when it is already. A set
-        or base chain that cannot be changed in place has the whole table replaced, in the same
-        transaction.
+        or base chain that is declared otherwise is made anew, for which every chain is filled
+        anew. The table itself is never deleted: a packet that is under way would find its maps
+        empty, and be lost.
     """
     if observed is None:
-        return Plan(tuple(_Difference(desired, Observed({}, {})).lines(make_table=True)))
-    if _must_replace(desired, observed):
-        lines = _Difference(desired, Observed({}, {})).lines(make_table=True)
-        return Plan((Line(f"delete table {desired.family} {TABLE}"), *lines))
-    return Plan(tuple(_Difference(desired, observed).lines(make_table=False)))
-
-
-def _must_replace(desired: Ruleset, observed: Observed) -> bool:
-    for name, there in observed.sets.items():
-        wanted = desired.sets.get(name)
-        if wanted is None:
-            continue
-        shape = _expected_set(wanted)
-        if (shape.key_length, shape.is_map, shape.interval, shape.timeout, shape.size) != (
-            there.key_length,
-            there.is_map,
-            there.interval,
-            there.timeout,
-            there.size,
-        ):
-            return True
-    return any(
-        name in desired.chains and desired.chains[name].hook != there.hook
+        table = Line(f"add table {desired.family} {TABLE}")
+        fresh = _Difference(desired, Observed({}, {})).plan()
+        return Plan(fresh.lines, (table, *fresh.preparation))
+    reshaped = {name for name, there in observed.sets.items() if _reshaped(desired, name, there)}
+    rehooked = {
+        name
         for name, there in observed.chains.items()
+        if name in desired.chains and desired.chains[name].hook != there.hook
+    }
+    found = _Difference(desired, observed)
+    return found.replacing(reshaped, rehooked) if reshaped or rehooked else found.plan()
+
+
+def _reshaped(desired: Ruleset, name: str, there: ObservedSet) -> bool:
+    wanted = desired.sets.get(name)
+    if wanted is None:
+        return False
+    shape = _expected_set(wanted)
+    return (shape.key_length, shape.is_map, shape.interval, shape.timeout, shape.size) != (
+        there.key_length,
+        there.is_map,
+        there.interval,
+        there.timeout,
+        there.size,
     )
 
 
@@ -139,54 +156,99 @@ class _Difference:
     def table(self) -> str:
         return f"{self.desired.family} {TABLE}"
 
-    def lines(self, *, make_table: bool) -> Iterable[Line]:
-        if make_table:
-            yield Line(f"add table {self.table}")
-        for name in sorted(self.desired.sets.keys() - self.observed.sets.keys()):
+    def plan(self) -> Plan:
+        new_sets = sorted(self.desired.sets.keys() - self.observed.sets.keys())
+        new_chains = sorted(
+            name
+            for name in self.desired.chains.keys() - self.observed.chains.keys()
+            if self.desired.chains[name].hook is None
+        )
+        made = (*self._make(new_sets, new_chains),)
+        changed = (*self._change(), *self._remove())
+        if any(self.desired.sets[name].key.value.interval for name in new_sets):
+            return Plan(changed, made)
+        return Plan((*made, *changed))
+
+    def replacing(self, sets: AbstractSet[str], hooks: AbstractSet[str]) -> Plan:
+        """Make some sets and base chains anew under their names; every chain is filled anew."""
+        new_sets = sorted(self.desired.sets.keys() - self.observed.sets.keys())
+        new_chains = sorted(self.desired.chains.keys() - self.observed.chains.keys())
+        unhooked = [name for name in new_chains if self.desired.chains[name].hook is None]
+        old = self.observed
+        lines = [Line(f"flush chain {self.table} {name}") for name in sorted(old.chains)]
+        for name in sorted(sets):
+            kind = "map" if old.sets[name].is_map else "set"
+            lines.append(Line(f"delete {kind} {self.table} {name}"))
+        lines += [Line(f"delete chain {self.table} {name}") for name in sorted(hooks)]
+        lines += self._declare(sorted(sets), [])
+        for name in sorted(sets):
+            lines += self._add(self.desired.sets[name], {})
+        emptied = {name: ObservedChain(c.hook, ()) for name, c in old.chains.items()}
+        emptied |= {name: ObservedChain(None, ()) for name in unhooked}
+        emptied = {name: chain for name, chain in emptied.items() if name not in hooks}
+        there = {name: one for name, one in old.sets.items() if name not in sets}
+        rest = _Difference(self.desired, Observed(emptied, there))
+        lines += [*rest._change(), *rest._remove()]
+        preparation = [*self._declare(new_sets, unhooked)]
+        for name in new_sets:
+            preparation += self._add(self.desired.sets[name], {})
+        return Plan(tuple(lines), tuple(preparation))
+
+    def _declare(self, sets: Iterable[str], chains: Iterable[str]) -> Iterator[Line]:
+        for name in sets:
             one = self.desired.sets[name]
             yield Line(f"add {one.kind} {self.table} {name} {{ {one.declaration} }}", one.origin)
-        yield from self._chains()
-        yield from self._elements()
+        for name in chains:
+            yield Line(f"add chain {self.table} {name}")
+
+    def _make(self, sets: Sequence[str], chains: Sequence[str]) -> Iterator[Line]:
+        """Make and fill new sets and new chains that no hook calls."""
+        yield from self._declare(sets, chains)
+        for name in chains:
+            yield from self._fill(self.desired.chains[name])
+        for name in sets:
+            yield from self._add(self.desired.sets[name], {})
+
+    def _change(self) -> Iterator[Line]:
+        """Change what exists, and make the chains that hooks call."""
+        changed: list[Chain] = []
+        for name in sorted(self.desired.chains):
+            chain = self.desired.chains[name]
+            there = self.observed.chains.get(name)
+            if there is None and chain.hook:
+                yield Line(f"add chain {self.table} {name} {{ {chain.hook.text} }}")
+                changed.append(chain)
+            elif there is not None and there.digests != chain.digests:
+                yield Line(f"flush chain {self.table} {name}")
+                changed.append(chain)
+        for name in sorted(self.observed.chains.keys() - self.desired.chains.keys()):
+            yield Line(f"flush chain {self.table} {name}")
+        for chain in changed:
+            yield from self._fill(chain)
+        kept = sorted(self.desired.sets.keys() & self.observed.sets.keys())
+        for name in kept:
+            one, old = self.desired.sets[name], self.observed.sets[name].elements
+            gone = sorted(raw for raw, verdict in old.items() if one.elements.get(raw) != verdict)
+            for part in _chunks(key_text(one.key, raw) for raw in gone):
+                yield Line(f"delete element {self.table} {name} {{ {part} }}", one.origin)
+        for name in kept:
+            yield from self._add(self.desired.sets[name], self.observed.sets[name].elements)
+
+    def _remove(self) -> Iterator[Line]:
         for name in sorted(self.observed.sets.keys() - self.desired.sets.keys()):
             kind = "map" if self.observed.sets[name].is_map else "set"
             yield Line(f"delete {kind} {self.table} {name}")
         for name in sorted(self.observed.chains.keys() - self.desired.chains.keys()):
             yield Line(f"delete chain {self.table} {name}")
 
-    def _chains(self) -> Iterable[Line]:
-        changed: list[Chain] = []
-        for name in sorted(self.desired.chains):
-            chain = self.desired.chains[name]
-            there = self.observed.chains.get(name)
-            if there is None:
-                hook = f" {{ {chain.hook.text} }}" if chain.hook else ""
-                yield Line(f"add chain {self.table} {name}{hook}")
-            if (there.digests if there else ()) != chain.digests:
-                changed.append(chain)
-        for chain in changed:
-            if chain.name in self.observed.chains:
-                yield Line(f"flush chain {self.table} {chain.name}")
-        for name in sorted(self.observed.chains.keys() - self.desired.chains.keys()):
-            yield Line(f"flush chain {self.table} {name}")
-        for chain in changed:
-            for rule in chain.rules:
-                text = f'{rule.text} comment "{rule.digest}"'
-                yield Line(f"add rule {self.table} {chain.name} {text}", rule.origin)
+    def _fill(self, chain: Chain) -> Iterator[Line]:
+        for rule in chain.rules:
+            text = f'{rule.text} comment "{rule.digest}"'
+            yield Line(f"add rule {self.table} {chain.name} {text}", rule.origin)
 
-    def _elements(self) -> Iterable[Line]:
-        added: list[Line] = []
-        for name in sorted(self.desired.sets):
-            one = self.desired.sets[name]
-            if one.timeout:
-                continue
-            there = self.observed.sets.get(name)
-            old = there.elements if there else {}
-            gone = sorted(raw for raw, verdict in old.items() if one.elements.get(raw) != verdict)
-            new = sorted(raw for raw, verdict in one.elements.items() if old.get(raw) != verdict)
-            for part in _chunks(key_text(one.key, raw) for raw in gone):
-                yield Line(f"delete element {self.table} {name} {{ {part} }}", one.origin)
-            texts = _chunks(element_text(one.key, raw, one.elements[raw]) for raw in new)
-            added += [
-                Line(f"add element {self.table} {name} {{ {part} }}", one.origin) for part in texts
-            ]
-        yield from added
+    def _add(self, one: Set, there: Mapping[bytes, str]) -> Iterator[Line]:
+        if one.timeout:
+            return
+        new = sorted(raw for raw, verdict in one.elements.items() if there.get(raw) != verdict)
+        for part in _chunks(element_text(one.key, raw, one.elements[raw]) for raw in new):
+            yield Line(f"add element {self.table} {one.name} {{ {part} }}", one.origin)

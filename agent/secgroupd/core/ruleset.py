@@ -247,6 +247,15 @@ def digest(*parts: str) -> str:
     return hashlib.blake2b(content.encode(), digest_size=6).hexdigest()
 
 
+def content_digest(elements: Mapping[bytes, str]) -> str:
+    """Return a short name for the elements of a set that never changes."""
+    content = hashlib.blake2b(digest_size=6)
+    for raw in sorted(elements):
+        content.update(raw)
+        content.update(f"{elements[raw]};".encode())
+    return content.hexdigest()
+
+
 def capacity(count: int) -> int:
     """Return the declared size of a hash set of that many elements.
 

@@ -1,4 +1,4 @@
-"""The nft adapter: commit a plan as one transaction, read the table back.
+"""The nft adapter: commit a plan, read the table back.
 
 Writing goes through a process of its own that holds libnftables; reading is done here, by netlink.
 Everything happens in the network namespace of the thread that made the adapter.
@@ -11,10 +11,11 @@ import select
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
 
-from secgroupd.core.plan import Observed, Plan
+from secgroupd.core.plan import Line, Observed, Plan
 from secgroupd.core.ruleset import TABLE
 from secgroupd.dataplane import nft_read
 from secgroupd.dataplane.netlink import Netlink
@@ -74,18 +75,19 @@ class Nft:
             raise DataplaneError(f"cannot read the ruleset's generation: {error}") from error
 
     def commit(self, plan: Plan) -> None:
-        """Make a plan true in one transaction.
+        """Make a plan true: its preparation, which no packet notices, then its transaction.
 
         Raises:
-            TransactionRefused: the kernel refused it and is unchanged.
+            TransactionRefused: the kernel refused it; what packets meet is unchanged.
             OutcomeUnknown: the writer died or went silent.
         """
-        text = plan.text().encode()
-        answer = self._ask(text)
-        if len(text) > LARGE_TRANSACTION:
-            self._stop()
-        if answer["code"] != 0:
-            raise _refusal(plan, str(answer["error"]))
+        for lines in plan.transactions:
+            text = "".join(f"{line.text}\n" for line in lines).encode()
+            answer = self._ask(text)
+            if len(text) > LARGE_TRANSACTION:
+                self._stop()
+            if answer["code"] != 0:
+                raise _refusal(lines, str(answer["error"]))
 
     def remove(self, family: str = "inet") -> None:
         """Remove the agent's table; nothing happens where there is none."""
@@ -154,14 +156,14 @@ class Nft:
             worker.wait()
 
 
-def _refusal(plan: Plan, error: str) -> TransactionRefused:
+def _refusal(lines: Sequence[Line], error: str) -> TransactionRefused:
     """Name the objects of the document whose lines the kernel refused."""
     origins: list[str] = []
     details: list[str] = []
     for match in ERROR_LINE.finditer(error):
         number = int(match[1]) - 1
-        if number < len(plan.lines):
-            line = plan.lines[number]
+        if number < len(lines):
+            line = lines[number]
             origins += [line.origin] if line.origin and line.origin not in origins else []
             details.append(f"{match[3]}: {line.text[:200]}")
     return TransactionRefused("; ".join(details[:3]) or error.strip()[:500], tuple(origins))

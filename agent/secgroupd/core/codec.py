@@ -1,0 +1,246 @@
+"""Frozen values <-> JSON, exactly: what is decoded equals what was encoded.
+
+Works from the classes' own annotations, so that a field added to the model needs nothing here.
+Dataclasses are objects by field name, enums their values, addresses and networks their text, tuples
+lists; where an annotation leaves several dataclasses open, the object stands under its class's name.
+Fields that do not count in a comparison are not kept.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, fields, is_dataclass
+from enum import Enum
+from functools import cache
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from types import NoneType, UnionType
+from typing import Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+
+T = TypeVar("T")
+
+Convert = Callable[[Any], Any]
+
+_INTERNET = (IPv4Address, IPv6Address, IPv4Network, IPv6Network)
+_PLAIN = (str, int, bool, float, NoneType)
+
+
+class CodecError(ValueError):
+    """Text does not say a value of the class that was asked for."""
+
+
+def encode(kind: Any, value: object) -> str:
+    """Return a value as JSON text in one line.
+
+    Args:
+        kind: the class (or other annotation) that ``decode`` will be given.
+        value: an instance of it.
+    """
+    plain = _encoder(kind)(value)
+    return json.dumps(plain, separators=(",", ":"), check_circular=False)
+
+
+def decode(kind: type[T], text: str | bytes) -> T:
+    """Return the value that was encoded.
+
+    Args:
+        kind: what was given to ``encode``.
+        text: what ``encode`` returned.
+
+    Raises:
+        CodecError: the text is something else.
+    """
+    try:
+        return cast(T, _decoder(kind)(json.loads(text)))
+    except CodecError:
+        raise
+    except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
+        raise CodecError(f"this is no {getattr(kind, '__name__', kind)}: {error}") from error
+
+
+def _same(value: Any) -> Any:
+    return value
+
+
+def _value_of(value: Any) -> Any:
+    return value.value
+
+
+def _members(kind: Any) -> tuple[Any, ...] | None:
+    return get_args(kind) if get_origin(kind) in {Union, UnionType} else None
+
+
+def _kept(kind: Any) -> list[tuple[str, Any, bool]]:
+    """Return name, annotation and whether it must be there, of the fields that are kept."""
+    hints = get_type_hints(kind)
+    return [
+        (each.name, hints[each.name], each.default is MISSING and each.default_factory is MISSING)
+        for each in fields(kind)
+        if each.compare
+    ]
+
+
+@cache
+def _encoder(kind: Any) -> Convert:
+    if kind in _PLAIN:
+        return _same
+    if (members := _members(kind)) is not None:
+        return _union_encoder(members)
+    origin = get_origin(kind)
+    if origin is tuple:
+        return _tuple_encoder(get_args(kind))
+    if origin is Mapping:
+        item = _encoder(get_args(kind)[1])
+        return lambda value: {key: item(each) for key, each in value.items()}
+    if kind in _INTERNET:
+        return str
+    if isinstance(kind, type) and issubclass(kind, Enum):
+        return _value_of
+    if is_dataclass(kind):
+        return _object_encoder(kind)
+    raise TypeError(f"{kind} has no form in JSON: teach the codec about it")
+
+
+def _tuple_encoder(args: tuple[Any, ...]) -> Convert:
+    if args[-1] is Ellipsis:
+        item = _encoder(args[0])
+        return lambda value: [item(each) for each in value]
+    items = [_encoder(each) for each in args]
+    return lambda value: [item(each) for item, each in zip(items, value, strict=True)]
+
+
+def _object_encoder(kind: Any) -> Convert:
+    parts = [(name, _encoder(annotation)) for name, annotation, _ in _kept(kind)]
+    same = tuple(name for name, convert in parts if convert is _same)
+    converted = tuple((name, convert) for name, convert in parts if convert is not _same)
+
+    def encode_object(value: Any) -> dict[str, Any]:
+        found = {name: getattr(value, name) for name in same}
+        for name, convert in converted:
+            found[name] = convert(getattr(value, name))
+        return found
+
+    return encode_object
+
+
+def _union_encoder(members: tuple[Any, ...]) -> Convert:
+    if all(each in _PLAIN for each in members):
+        return _same
+    rest = [each for each in members if each is not NoneType]
+    if len(rest) == 1:
+        only = _encoder(rest[0])
+        return lambda value: None if value is None else only(value)
+    if all(each in _INTERNET for each in rest):
+        return lambda value: None if value is None else str(value)
+    converts = {each: _encoder(each) for each in rest}
+
+    def encode_tagged(value: Any) -> Any:
+        if value is None:
+            return None
+        kind = value.__class__
+        return {kind.__name__: converts[kind](value)}
+
+    return encode_tagged
+
+
+@cache
+def _decoder(kind: Any) -> Convert:
+    if kind in _PLAIN:
+        return _plain_decoder((kind,))
+    if (members := _members(kind)) is not None:
+        return _union_decoder(members)
+    origin = get_origin(kind)
+    if origin is tuple:
+        return _tuple_decoder(get_args(kind))
+    if origin is Mapping:
+        item = _decoder(get_args(kind)[1])
+        return lambda value: {key: item(each) for key, each in value.items()}
+    if kind in _INTERNET or (isinstance(kind, type) and issubclass(kind, Enum)):
+        return _named(kind)
+    if is_dataclass(kind):
+        return _object_decoder(kind)
+    raise TypeError(f"{kind} has no form in JSON: teach the codec about it")
+
+
+def _plain_decoder(kinds: tuple[Any, ...]) -> Convert:
+    # By identity of the class, since True is an int.
+    accepted = frozenset(kinds)
+
+    def decode_plain(value: Any) -> Any:
+        if value.__class__ in accepted:
+            return value
+        raise CodecError(f"{str(value)[:60]!r} is a {type(value).__name__}")
+
+    return decode_plain
+
+
+def _named(*kinds: Any) -> Convert:
+    def decode_named(text: Any) -> Any:
+        if text.__class__ is not str:
+            raise CodecError(f"a {type(text).__name__} stands for text")
+        for kind in kinds:
+            try:
+                return kind(text)
+            except ValueError:
+                continue
+        raise CodecError(f"{text[:60]!r} is none of {', '.join(each.__name__ for each in kinds)}")
+
+    return decode_named
+
+
+def _tuple_decoder(args: tuple[Any, ...]) -> Convert:
+    if args[-1] is Ellipsis:
+        item = _decoder(args[0])
+        return lambda value: tuple([item(each) for each in _list(value)])
+    items = [_decoder(each) for each in args]
+    return lambda value: tuple(item(each) for item, each in zip(items, _list(value), strict=True))
+
+
+def _list(value: Any) -> list[Any]:
+    if value.__class__ is list and isinstance(value, list):
+        return value
+    raise CodecError(f"a {type(value).__name__} stands for a list")
+
+
+def _object_decoder(kind: Any) -> Convert:
+    converts: dict[str, Convert] = {}
+    required = set()
+    for name, annotation, must in _kept(kind):
+        converts[name] = _decoder(annotation)
+        if must:
+            required.add(name)
+
+    def decode_object(value: Any) -> Any:
+        unknown = value.keys() - converts.keys()
+        missing = required - value.keys()
+        if unknown or missing:
+            names = ", ".join(sorted(unknown or missing))
+            what = "unknown" if unknown else "missing"
+            raise CodecError(f"{what} fields of a {kind.__name__}: {names[:120]}")
+        return kind(**{name: converts[name](each) for name, each in value.items()})
+
+    return decode_object
+
+
+def _union_decoder(members: tuple[Any, ...]) -> Convert:
+    if all(each in _PLAIN for each in members):
+        return _plain_decoder(members)
+    rest = [each for each in members if each is not NoneType]
+    optional = len(rest) < len(members)
+    if len(rest) == 1:
+        convert = _decoder(rest[0])
+    elif all(each in _INTERNET for each in rest):
+        convert = _named(*rest)
+    else:
+        convert = _tagged({each.__name__: _decoder(each) for each in rest})
+
+    def decode_optional(value: Any) -> Any:
+        return None if value is None else convert(value)
+
+    return decode_optional if optional else convert
+
+
+def _tagged(converts: Mapping[str, Convert]) -> Convert:
+    def decode_tagged(value: Any) -> Any:
+        ((name, content),) = value.items()
+        return converts[name](content)
+
+    return decode_tagged

@@ -1,0 +1,230 @@
+"""Text -> State: a state document, accepted whole or refused whole with every problem in it.
+
+The way of a document: ``yamltree`` and ``jsontree`` make trees of its files, ``declared`` collects
+their ids, the ``...fields`` modules read and check the objects, and here the files are merged.
+"""
+
+import gc
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from enum import Enum
+from types import MappingProxyType
+from typing import Any
+
+from secgroupd.core import lint
+from secgroupd.core.declared import SECTIONS, declare
+from secgroupd.core.groupfields import (
+    ADDRESS_GROUP_KIND,
+    SECURITY_GROUP_KIND,
+    check_default_groups,
+)
+from secgroupd.core.model import State
+from secgroupd.core.networkfields import LOAD_BALANCER_KIND, PEERING_KIND, VPC_KIND
+from secgroupd.core.portfields import INSTANCE_KIND
+from secgroupd.core.reading import (
+    MAX_PROBLEMS,
+    Field,
+    Kind,
+    Place,
+    Reader,
+    Refusal,
+    Shape,
+    TooManyProblems,
+    list_kind,
+    read_fields,
+    scalar_kind,
+    shown,
+)
+from secgroupd.core.revision import revision
+from secgroupd.core.scalars import BOOLEAN, Plain
+from secgroupd.core.tree import Budget, Node, TooLarge
+from secgroupd.core.yamltree import parse_tree
+from secgroupd.errors import DocumentError, Problem
+
+MAX_BYTES = 64 * 2**20
+"""All files together: about ten times the largest set-up that is measured (6 MB of YAML)."""
+
+VERSION = 1
+"""The version of the document's format that is understood."""
+
+
+class Limits(Enum):
+    """What going over one of the cloud's limits is: a warning, or an error."""
+
+    WARN = "warn"
+    ENFORCE = "enforce"
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One file of a document: its name, as problems are to show it, and its content."""
+
+    name: str
+    text: str | bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Parsed:
+    """An accepted document, and what is doubtful in it (dangling groups, shadowed rules, limits)."""
+
+    state: State
+    warnings: tuple[Problem, ...]
+
+
+def parse(sources: Sequence[Source], *, limits: Limits = Limits.WARN) -> Parsed:
+    """Parse and check a whole document.
+
+    Args:
+        sources: its files, in any order.
+        limits: what going over one of the cloud's limits is.
+
+    Raises:
+        DocumentError: the document is refused; it carries every problem (up to 10,000).
+    """
+    # A tree of a million nodes holds no cycle, and looking for one triples the time of a parse.
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        return _parse(sources, limits)
+    finally:
+        if collecting:
+            gc.enable()
+
+
+def _parse(sources: Sequence[Source], limits: Limits) -> Parsed:
+    reader = Reader()
+    try:
+        state = _read(sources, reader)
+    except TooManyProblems:
+        last = reader.problems[-1]
+        message = f"there are more than {MAX_PROBLEMS} problems: correct these first"
+        reader.problems.append(replace(last, code="too-many-problems", message=message))
+        raise DocumentError(tuple(reader.problems)) from None
+    if reader.problems:
+        raise DocumentError(tuple(reader.problems))
+    state = replace(
+        state,
+        revision=revision(state),
+        places=MappingProxyType(
+            {key: f"{place.file}:{place.line}" for key, place in reader.places.items()}
+        ),
+    )
+    excesses = tuple(lint.excesses(state, reader.places))
+    if excesses and limits is Limits.ENFORCE:
+        raise DocumentError(tuple(replace(excess, severity="error") for excess in excesses))
+    return Parsed(state, tuple(sorted((*lint.doubts(state, reader.places), *excesses))))
+
+
+def _read(sources: Sequence[Source], reader: Reader) -> State:
+    if (refused := _refused_at_once(sources)) is not None:
+        reader.problems.append(refused)
+        return State()
+    roots = _trees(sources, reader)
+    if roots is None:
+        return State()
+    declare(roots, reader)
+    merged: dict[str, list[Any]] = {section: [] for section in SECTIONS}
+    versions, changes_allowed = 0, False
+    for file, root in roots:
+        reader.file = file
+        try:
+            values = read_fields(DOCUMENT, root, reader)
+        except Refusal as refusal:
+            reader.report(root, refusal.code, refusal.message)
+            continue
+        versions += "version" in values.given or "version" in values.bad
+        changes_allowed |= values.given.get("allow_default_group_changes", False)
+        for section in SECTIONS:
+            merged[section] += (located.value for located in values.given.get(section, ()))
+    if not versions and reader.complete:
+        message = f"no file states the document's version: add version: {VERSION}"
+        reader.report(Place(sources[0].name, 1, 1), "no-version", message)
+    if not reader.problems:
+        _check_default_groups(merged, reader, changes_allowed=changes_allowed)
+    ordered: dict[str, Any] = {
+        section: tuple(sorted(objects, key=lambda each: each.id))
+        for section, objects in merged.items()
+    }
+    return State(**ordered, allow_default_group_changes=changes_allowed)
+
+
+def _refused_at_once(sources: Sequence[Source]) -> Problem | None:
+    if not sources:
+        message = "there is no document: write at least one file that ends in .yaml, .yml or .json"
+        return Problem("-", 1, 1, "no-document", message)
+    size = 0
+    for source in sources:
+        size += len(source.text)
+        if size > MAX_BYTES:
+            message = f"the document is over {MAX_BYTES >> 20} MiB: remove rules, or use groups"
+            return Problem(source.name, 1, 1, "document-too-large", message)
+    return None
+
+
+def _trees(sources: Sequence[Source], reader: Reader) -> list[tuple[str, Node]] | None:
+    """Return the files' trees; None when the document is too large for more than saying so."""
+    roots, budget = [], Budget()
+    for source in sources:
+        try:
+            root, problems = parse_tree(source.name, source.text, budget)
+        except TooLarge as refusal:
+            place = Place(source.name, refusal.line, refusal.column)
+            reader.report(place, refusal.code, refusal.message)
+            return None
+        for problem in problems:
+            place = Place(problem.file, problem.line, problem.column)
+            reader.report(place, problem.code, problem.message)
+        if root is not None:
+            roots.append((source.name, root))
+        elif problems:
+            reader.complete = False
+    return roots
+
+
+def _check_default_groups(
+    merged: dict[str, list[Any]], reader: Reader, *, changes_allowed: bool
+) -> None:
+    needing = (
+        reader.places[f"port:{port.id}"]
+        for instance in merged["instances"]
+        for port in instance.ports
+        if not port.security_groups
+    )
+    check_default_groups(
+        merged["security_groups"],
+        reader,
+        changes_allowed=changes_allowed,
+        needed_at=min(needing, default=None),
+    )
+
+
+def _version(value: Plain) -> int:
+    if value is True or value != VERSION:
+        message = f"version {shown(value)} is not understood: write version: {VERSION}"
+        raise Refusal("version", message)
+    return VERSION
+
+
+def _section(kind: Kind, what: str) -> Field:
+    return Field(list_kind(kind), what, default=[])
+
+
+DOCUMENT = Shape(
+    "document",
+    "A state document of secgroupd: what is to be enforced. Several files are merged into one.",
+    {
+        "version": Field(
+            scalar_kind(_version, const=VERSION), "the format's version; one file must state it"
+        ),
+        "allow_default_group_changes": Field(
+            BOOLEAN, "true lets the document change the default group's rules", default=False
+        ),
+        "vpcs": _section(VPC_KIND, "the VPCs"),
+        "peerings": _section(PEERING_KIND, "pairs of VPCs that see each other's members"),
+        "address_groups": _section(ADDRESS_GROUP_KIND, "the IP address groups"),
+        "security_groups": _section(SECURITY_GROUP_KIND, "the security groups with their rules"),
+        "instances": _section(INSTANCE_KIND, "the instances with their ports"),
+        "load_balancers": _section(LOAD_BALANCER_KIND, "the load balancers"),
+    },
+)
+"""The fields at the top of a document."""

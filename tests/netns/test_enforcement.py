@@ -1,0 +1,371 @@
+"""The table in the kernel: literal names, closed interfaces, refusals, and no gap while it changes."""
+
+import socket
+import struct
+import threading
+from dataclasses import replace
+from ipaddress import ip_address
+
+import pytest
+
+from secgroupd.core.model import ICMP, TCP, UDP, State
+from secgroupd.core.plan import Line, Plan, diff
+from secgroupd.errors import TransactionRefused
+from secgroupd.proving.namespaces import Lab
+from secgroupd.proving.packets import Probe, probe, run_probes
+from tests.builders import both, group, port, rule, state
+from tests.enforcing import bindings, enforce, enforcer, kernel
+
+pytestmark = pytest.mark.netns
+
+STRANGE = [
+    'tap"x',
+    "tap*",
+    "a;drop}",
+    "$var",
+    "#c",
+    "@set",
+    "-x",
+    "tap}",
+    "täp",
+    "a\\",
+    "tap\\*",
+    "'q'",
+]
+
+
+def _flow(lab: Lab, source: str, destination: str, protocol: int = TCP, dport: int = 80) -> Probe:
+    def owner(address: str):  # type: ignore[no-untyped-def]
+        typed = ip_address(address)
+        return next(
+            (a.namespace for a in lab.ports.values() if typed in a.addresses), None
+        ) or lab.outside_address(address)
+
+    return Probe(
+        source=owner(source),
+        source_address=ip_address(source),
+        destination=owner(destination),
+        destination_address=ip_address(destination),
+        protocol=protocol,
+        dport=dport if protocol in {TCP, UDP} else None,
+    )
+
+
+def _build(lab: Lab, made: State) -> None:
+    for instance in made.instances:
+        for one in instance.ports:
+            if one.interface:
+                lab.add_port(interface=one.interface, addresses=one.private_ips)
+
+
+def _pair(names: tuple[str, str]) -> State:
+    """Port 1 is open to TCP 80, port 2 to TCP 81; both may send what they like."""
+    return state(
+        [
+            group("one", *both("egress"), rule("ingress", TCP, "80")),
+            group("two", *both("egress"), rule("ingress", TCP, "81")),
+        ],
+        [
+            port("p1", ["one"], ["10.0.0.1", "fd00::1"], interface=names[0]),
+            port("p2", ["two"], ["10.0.0.2", "fd00::2"], interface=names[1]),
+        ],
+    )
+
+
+@pytest.mark.parametrize("name", STRANGE)
+def test_strange_interface_names_are_enforced_literally(name: str) -> None:
+    neighbour = "tapA"
+    made = _pair((name, neighbour))
+    with Lab() as lab:
+        _build(lab, made)
+        enforce(lab, made)
+        outside = "203.0.113.9"
+        seen = run_probes(
+            [
+                _flow(lab, outside, "10.0.0.1", TCP, 80),
+                _flow(lab, outside, "10.0.0.1", TCP, 81),
+                _flow(lab, outside, "10.0.0.2", TCP, 80),
+                _flow(lab, outside, "10.0.0.2", TCP, 81),
+                _flow(lab, "10.0.0.1", outside, UDP, 53),
+            ]
+        )
+        assert [o.delivered for o in seen] == [True, False, False, True, True]
+        tables = lab.hv.run(["nft", "list", "tables"]).stdout
+        assert tables.split("\n")[:-1] == ["table inet secgroupd"]
+
+
+def test_a_managed_interface_that_no_port_claims_is_closed_both_ways() -> None:
+    made = _pair(("tap1", "tap2"))
+    with Lab() as lab:
+        _build(lab, made)
+        enforce(lab, made)
+        lab.add_port(interface="tapnew", addresses=["10.0.0.9", "fd00::9"])
+        lab.add_port(interface="eth9", addresses=["10.0.1.9"])
+        seen = run_probes(
+            [
+                _flow(lab, "203.0.113.9", "10.0.0.9"),
+                _flow(lab, "10.0.0.9", "203.0.113.9"),
+                _flow(lab, "10.0.0.9", "10.0.0.1"),
+                _flow(lab, "fd00::9", "fd00::1"),
+                _flow(lab, "203.0.113.9", "10.0.1.9"),
+                _flow(lab, "10.0.1.9", "203.0.113.9"),
+            ]
+        )
+        assert [o.delivered for o in seen] == [False, False, False, False, True, True]
+
+
+def test_a_port_without_rules_or_interface_is_closed_from_its_first_packet() -> None:
+    made = state([group("none")], [port("p1", ["none"], ["10.0.0.1"], interface="tap1")])
+    with Lab() as lab:
+        enforce(lab, made)
+        _build(lab, made)
+        assert not probe(_flow(lab, "203.0.113.9", "10.0.0.1")).delivered
+        assert not probe(_flow(lab, "10.0.0.1", "203.0.113.9")).delivered
+
+
+def test_the_host_itself_is_judged_like_any_peer() -> None:
+    made = state(
+        [group("g", rule("egress", UDP, "53"), rule("ingress", TCP, "22", "169.254.1.1/32"))],
+        [port("p1", ["g"], ["10.0.0.1"], interface="tap1")],
+    )
+    with Lab() as lab:
+        _build(lab, made)
+        enforce(lab, made)
+        instance, host = lab.ports["tap1"].namespace, lab.hv
+        ends = {
+            "source_address": ip_address("169.254.1.1"),
+            "destination_address": ip_address("10.0.0.1"),
+        }
+        back = {
+            "source_address": ip_address("10.0.0.1"),
+            "destination_address": ip_address("169.254.1.1"),
+        }
+        seen = run_probes(
+            [
+                Probe(source=host, destination=instance, protocol=TCP, dport=22, **ends),
+                Probe(source=host, destination=instance, protocol=TCP, dport=23, **ends),
+                Probe(source=instance, destination=host, protocol=UDP, dport=53, **back),
+                Probe(source=instance, destination=host, protocol=UDP, dport=54, **back),
+            ]
+        )
+        assert [o.delivered for o in seen] == [True, False, True, False]
+
+
+def test_applying_the_same_document_twice_writes_nothing_the_second_time() -> None:
+    made = _pair(("tap1", 'tap"2'))
+    with Lab() as lab:
+        _build(lab, made)
+        with enforcer(lab) as reconciler:
+            first = reconciler.apply(made, bindings(lab, made))
+            before = reconciler.kernel.generation()
+            second = reconciler.apply(made, bindings(lab, made))
+            reconciler.forget_kernel()
+            third = reconciler.apply(made, bindings(lab, made))
+            assert first.plan and not second.plan and not third.plan
+            assert reconciler.kernel.generation() == before
+        # A process without any memory but the record finds nothing to do either.
+        with enforcer(lab, reconciler.memory) as fresh:
+            assert not fresh.apply(made, bindings(lab, made)).plan
+
+
+def test_a_small_change_sends_only_the_difference() -> None:
+    made = _pair(("tap1", "tap2"))
+    joined = replace(
+        made,
+        instances=(
+            *made.instances,
+            replace(
+                made.instances[0], id="i-x", ports=(port("px", ["two"], ["10.0.5.5"], host_id="b"),)
+            ),
+        ),
+    )
+    peers = group("one", rule("ingress", TCP, "80", "sg:two"))
+    made, joined = (
+        replace(one, security_groups=(peers, one.security_groups[1])) for one in (made, joined)
+    )
+    with Lab() as lab:
+        _build(lab, made)
+        with enforcer(lab) as reconciler:
+            reconciler.apply(made, bindings(lab, made))
+            outcome = reconciler.apply(joined, bindings(lab, made))
+        assert len(outcome.plan.lines) == 1
+        assert outcome.plan.lines[0].text.endswith("{ 10.0.5.5 }")
+
+
+def test_a_refused_transaction_changes_nothing_and_names_its_object() -> None:
+    made = _pair(("tap1", "tap2"))
+    with Lab() as lab:
+        _build(lab, made)
+        enforce(lab, made)
+        with kernel(lab) as nft:
+            before = nft.observe()
+            bad = Plan(
+                (
+                    Line("add chain inet secgroupd extra"),
+                    Line("add rule inet secgroupd extra accept", "security group fine"),
+                    Line("add rule inet secgroupd extra goto nowhere", "security group sg-bad"),
+                )
+            )
+            with pytest.raises(TransactionRefused) as caught:
+                nft.commit(bad)
+            assert caught.value.origins == ("security group sg-bad",)
+            assert "sg-bad" in str(caught.value) and "nowhere" in str(caught.value)
+            assert nft.observe() == before
+
+
+def test_other_tables_stay_as_they_are() -> None:
+    made = _pair(("tap1", "tap2"))
+    foreign = "table ip other {\n\tchain c {\n\t\ttype filter hook forward priority 0; policy accept;\n\t\tip daddr 10.0.0.1 tcp dport 80 accept\n\t}\n}\n"
+    with Lab() as lab:
+        lab.hv.run(["nft", "-f", "-"], stdin=foreign)
+        before = lab.hv.run(["nft", "-a", "list", "table", "ip", "other"]).stdout
+        _build(lab, made)
+        enforce(lab, made)
+        with enforcer(lab) as reconciler:
+            reconciler.apply(replace(made, security_groups=made.security_groups[:1]), {})
+        with kernel(lab) as nft:
+            nft.remove()
+            assert nft.observe() is None
+        assert lab.hv.run(["nft", "-a", "list", "table", "ip", "other"]).stdout == before
+
+
+def test_what_drifted_is_repaired_by_the_smallest_change() -> None:
+    made = _pair(("tap1", "tap2"))
+    with Lab() as lab:
+        _build(lab, made)
+        with enforcer(lab) as reconciler:
+            reconciler.apply(made, bindings(lab, made))
+            damages = [
+                "insert rule inet secgroupd from_port accept",
+                "flush chain inet secgroupd deny_in",
+                "delete element inet secgroupd ports_to_4096 { tap1 }",
+                "flush chain inet secgroupd to_port",
+                "delete table inet secgroupd",
+                "add chain inet secgroupd stray",
+            ]
+            for damage in damages:
+                lab.hv.run(["nft", damage])
+                outcome = reconciler.apply(made, bindings(lab, made))
+                assert outcome.plan and outcome.drift, damage
+                reconciler.forget_kernel()
+                assert not reconciler.apply(made, bindings(lab, made)).plan, damage
+                assert not probe(_flow(lab, "203.0.113.9", "10.0.0.1", TCP, 81)).delivered
+                assert probe(_flow(lab, "203.0.113.9", "10.0.0.1", TCP, 80)).delivered
+
+
+class Stream:
+    """Numbered datagrams of their own connections, as fast as they go, while something happens."""
+
+    def __init__(self, lab: Lab, source: str, destination: str, dport: int) -> None:
+        flow = _flow(lab, source, destination, UDP, dport)
+        self._receiver = flow.destination.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self._receiver.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 22)
+        self._receiver.bind((destination, dport))
+        self._source, self._target = flow.source, (destination, dport)
+        self._address = source
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._send)
+        self.sent = 0
+
+    def _send(self) -> None:
+        # New source ports all the time: every few packets are a new connection.
+        while not self._stop.is_set():
+            with self._source.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+                sender.bind((self._address, 0))
+                for _ in range(5):
+                    sender.sendto(struct.pack(">I", self.sent), self._target)
+                    self.sent += 1
+            self._stop.wait(0.001)
+
+    def __enter__(self) -> "Stream":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+        self._receiver.close()
+
+    def received(self) -> int:
+        self._stop.set()
+        self._thread.join()
+        self._receiver.settimeout(0.3)
+        got = 0
+        try:
+            while self._receiver.recv(64):
+                got += 1
+        except TimeoutError:
+            return got
+        return got
+
+
+def test_no_packet_leaks_or_is_lost_while_the_table_is_swapped() -> None:
+    """Both documents allow UDP 1000 and deny UDP 1001; everything else about them differs."""
+    filler = [rule("ingress", TCP, str(2000 + at), f"10.9.{at}.0/24") for at in range(100)]
+    one = state(
+        [group("g", *both("egress"), rule("ingress", UDP, "1000"), *filler)],
+        [port("p1", ["g"], ["10.0.0.1"], interface="tap1")],
+    )
+    other = state(
+        [
+            group("g", *both("egress"), rule("ingress", UDP, "1-1000", priority=3)),
+            group("h", rule("ingress", UDP, "1001", action="deny"), *both()),
+        ],
+        [port("p1", ["g", "h"], ["10.0.0.1"], interface="tap1")],
+    )
+    with Lab() as lab:
+        _build(lab, one)
+        with enforcer(lab) as reconciler:
+            reconciler.apply(one, bindings(lab, one))
+            allowed = Stream(lab, "203.0.113.9", "10.0.0.1", 1000)
+            denied = Stream(lab, "203.0.113.9", "10.0.0.1", 1001)
+            with allowed, denied:
+                for turn in range(60):
+                    made = other if turn % 2 == 0 else one
+                    if turn % 3 == 2:  # also the change of a declaration, which refills every chain
+                        there = reconciler.propose(made, bindings(lab, made)).ruleset
+                        other_size = replace(there.sets["adopting"], size=1024)
+                        sets = {**there.sets, "adopting": other_size}
+                        plan = diff(replace(there, sets=sets), reconciler.kernel.observe())
+                        assert any(line.text.startswith("delete set") for line in plan.lines)
+                        reconciler.kernel.commit(plan)
+                    assert reconciler.apply(made, bindings(lab, made)).policy
+                assert (allowed.received(), denied.received()) == (allowed.sent, 0)
+                assert allowed.sent > 500 and denied.sent > 500
+
+
+def test_icmp_errors_pass_with_their_connection_and_not_without() -> None:
+    made = state(
+        [group("g", *both("egress"), rule("ingress", UDP, "1000"))],
+        [port("p1", ["g"], ["10.0.0.1"], interface="tap1")],
+    )
+    with Lab() as lab:
+        _build(lab, made)
+        enforce(lab, made)
+        outside = lab.outside_address("203.0.113.9")
+        instance = lab.ports["tap1"].namespace
+        with (
+            outside.socket(socket.AF_INET, socket.SOCK_DGRAM) as client,
+            instance.socket(socket.AF_INET, socket.SOCK_DGRAM) as caller,
+        ):
+            for one, own, target in (
+                (client, "203.0.113.9", ("10.0.0.1", 1000)),
+                (caller, "10.0.0.1", ("203.0.113.9", 4444)),
+            ):
+                one.bind((own, 0))
+                one.connect(target)
+                one.settimeout(3)
+                one.send(b"anybody there?")
+                # Nobody listens: the far end's port unreachable must find its way back.
+                with pytest.raises(ConnectionRefusedError):
+                    one.recv(10)
+        forged = Probe(
+            source=outside,
+            source_address=ip_address("203.0.113.9"),
+            destination=instance,
+            destination_address=ip_address("10.0.0.1"),
+            protocol=ICMP,
+            icmp_type=3,
+            icmp_code=3,
+        )
+        assert not probe(forged).delivered
