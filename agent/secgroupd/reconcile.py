@@ -15,9 +15,10 @@ from secgroupd.core import clearing
 from secgroupd.core.clearing import Cleared
 from secgroupd.core.compiler import Binding, Generations, Host, compile_ruleset
 from secgroupd.core.model import Clearing, State
-from secgroupd.core.plan import Observed, Plan, diff, expected
+from secgroupd.core.names import ADOPTING
+from secgroupd.core.plan import Line, Observed, Plan, diff, expected
 from secgroupd.core.policy import Policy
-from secgroupd.core.ruleset import Ruleset
+from secgroupd.core.ruleset import TABLE, Ruleset, quotable, quoted
 from secgroupd.errors import NotConverged, OutcomeUnknown
 
 GENERATION_EPOCH = 1_600_000_000
@@ -112,6 +113,9 @@ class Reconciler:
     memory: Memory = field(default_factory=Forgetful)
     managed: tuple[str, ...] = ("tap*", "vnet*")
     mode: Clearing = Clearing.DOCUMENTED
+    grace: int = 60
+    """Seconds in which a port that is met for the first time may continue TCP connections that
+    nobody has tracked: those it had before the agent came, or before it came to this host."""
     now: Callable[[], float] = time.time
     _record: Record | None = None
     _known: Observed | None = None
@@ -133,9 +137,11 @@ class Reconciler:
         """
         policy = Policy(state)
         cleared = self._cleared(policy)
-        generations = self._generations(policy, bindings, cleared)
+        generations = self._generations(bindings, cleared)
         ruleset = compile_ruleset(policy, Host(bindings, self.managed), generations)
         plan = diff(ruleset, self._observed())
+        if plan:
+            plan = replace(plan, lines=(*plan.lines, *self._adoption(bindings)))
         record = Record(state, None, generations, dict(bindings))
         return Proposal(policy, ruleset, plan, cleared, record)
 
@@ -156,8 +162,10 @@ class Reconciler:
         proposal = self.propose(state, bindings)
         before = self.record
         if proposal.plan and proposal.cleared:
-            intent = replace(before, intended=state, generations=proposal.record.generations)
-            self._save(intent)
+            # Only the number is taken over: what the commit would have made true is made again.
+            number = proposal.record.generations.current
+            generations = replace(before.generations, current=number)
+            self._save(replace(before, intended=state, generations=generations))
         if proposal.plan:
             self._commit(proposal)
         else:
@@ -201,9 +209,7 @@ class Reconciler:
                 found[port_id] = found.get(port_id, frozenset()) | scenarios
         return found
 
-    def _generations(
-        self, policy: Policy, bindings: Mapping[str, Binding], cleared: Cleared
-    ) -> Generations:
+    def _generations(self, bindings: Mapping[str, Binding], cleared: Cleared) -> Generations:
         """Return the generations after a change: younger where it clears, the same where not.
 
         An interface that another port has now, or none, makes every stamp be looked at again,
@@ -213,11 +219,32 @@ class Reconciler:
         asked = {port_id for port_id in cleared if port_id in bindings}
         asked |= {port_id for port_id in bindings if port_id not in old.minimum}
         moved = dict(bindings) != dict(self.record.bindings)
-        if not asked and not moved:
+        if not asked and not moved and old.mode is self.mode:
             return old
         current = max(old.current + 1, int(self.now()) - GENERATION_EPOCH)
-        kept = {i: number for i, number in old.minimum.items() if i in policy.ports}
-        return Generations(current, current, {**kept, **dict.fromkeys(sorted(asked), current)})
+        kept = {i: number for i, number in old.minimum.items() if i in bindings}
+        if old.mode is not self.mode:
+            # What strict clearing has let through was stamped without regard to generations.
+            asked = set(bindings)
+        minimum = {**kept, **dict.fromkeys(sorted(asked), current)}
+        return Generations(current, current, minimum, self.mode)
+
+    def _adoption(self, bindings: Mapping[str, Binding]) -> tuple[Line, ...]:
+        """Return lines that let ports met for the first time continue what they were doing."""
+        met = [
+            (port_id, binding.interface)
+            for port_id, binding in sorted(bindings.items())
+            if port_id not in self.record.generations.minimum and quotable(binding.interface)
+        ]
+        if not self.grace:
+            return ()
+        return tuple(
+            Line(
+                f"add element inet {TABLE} {ADOPTING} {{ {quoted(name)} timeout {self.grace}s }}",
+                f"port {port_id}",
+            )
+            for port_id, name in met
+        )
 
     def _commit(self, proposal: Proposal) -> None:
         plan = proposal.plan

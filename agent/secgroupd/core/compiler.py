@@ -23,7 +23,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from secgroupd.core import names
-from secgroupd.core.model import Direction, Family, Port
+from secgroupd.core.model import Clearing, Direction, Family, Port
 from secgroupd.core.peers import Basis, Entry, Judge, PeerSets, simplified
 from secgroupd.core.policy import OrderedRule, Policy, Profile
 from secgroupd.core.ruleset import (
@@ -76,11 +76,13 @@ class Generations:
 
     ``current`` is what is stamped now. ``newest`` is the youngest minimum of any port: a stamp not
     older is fresh everywhere. ``minimum`` has each port's own; ports without one take ``newest``.
+    With strict clearing no stamp is ever fresh: every packet is judged by the rules of now.
     """
 
     current: int = 1
     newest: int = 1
     minimum: Mapping[str, int] = field(default_factory=dict)
+    mode: Clearing = Clearing.DOCUMENTED
 
     def of(self, port_id: str) -> int:
         """Return the oldest generation whose judgement still holds for a port."""
@@ -146,6 +148,11 @@ class _Compiler:
         self._base(maps)
         return Ruleset(family, self.chains, {**self.sets, **self.peers.sets})
 
+    @property
+    def _trusting(self) -> bool:
+        """Whether a fresh stamp spares a packet the rules."""
+        return self.generations.mode is Clearing.DOCUMENTED
+
     def _chain(
         self, name: str, lines: Iterable[str], origin: str = "", hook: Hook | None = None
     ) -> str:
@@ -200,8 +207,11 @@ class _Compiler:
         stamp = f"ct mark set ct mark and 0x{JUDGED_OUT:08x} or 0x{g.current:x}"
         self._chain(names.OK_IN, [stamp, "accept"])
         self._chain(names.OK_OUT, [f"ct mark set ct mark or 0x{JUDGED_OUT:08x}", "accept"])
-        for name in (names.DENY_IN, names.DENY_OUT, names.CLOSED):
-            self._chain(name, ["counter drop"])
+        # With strict clearing, ICMP errors about a connection end when its packets do.
+        forget = [] if self._trusting else ["ct mark set 0"]
+        for name in (names.DENY_IN, names.DENY_OUT):
+            self._chain(name, [*forget, "counter drop"])
+        self._chain(names.CLOSED, ["counter drop"])
         self._put_set(Set(names.ADOPTING, Key.INTERFACE, {}, size=65536, timeout=True))
         self._chain(names.MIDSTREAM, [f"iifname @{names.ADOPTING} return", "counter drop"])
         types_in = ", ".join(str(t) for t in sorted(ND_TYPES | MLD_TYPES))
@@ -237,7 +247,7 @@ class _Compiler:
             (names.TO_PORT, TO_PORT_HOOK, names.KNOWN_TO, "o"),
         ):
             purpose = "ports_from" if side == "i" else "ports_to"
-            lines = [f"ct state established jump {known}"]
+            lines = [f"ct state established jump {known}"] if self._trusting else []
             if f"{purpose}_index" in maps:
                 lines.append(f"{side}if vmap @{maps[f'{purpose}_index']}")
             lines.append(f"{side}ifname vmap @{maps[purpose]}")
@@ -323,7 +333,7 @@ class _Compiler:
         own = judging[scope.direction]
         others = judging[Direction.EGRESS if inbound else Direction.INGRESS]
         deny = f"goto {names.DENY_IN if inbound else names.DENY_OUT}"
-        known = [] if inbound else self._live("i", maps)
+        known = self._live("i", maps) if self._trusting and not inbound else []
         replied = self._chain(f"{side}_reply_{stem}", [*known, *others.reply, deny], origin)
         link = names.LINK_IN if inbound else names.LINK_OUT
         odd = self._chain(f"{side}_odd_{stem}", [f"jump {link}", *own.untracked, deny], origin)
@@ -334,7 +344,7 @@ class _Compiler:
                 f"ct state invalid,untracked goto {odd}",
                 f"ct state related jump {names.RELATED_TO if inbound else names.RELATED_FROM}",
                 f"ct direction reply goto {replied}",
-                *(established if inbound else []),
+                *(established if self._trusting and inbound else []),
                 *own.first,
                 deny,
             ],
