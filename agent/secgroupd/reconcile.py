@@ -16,7 +16,7 @@ from secgroupd.core.clearing import Cleared
 from secgroupd.core.compiler import Binding, Generations, Host, compile_ruleset
 from secgroupd.core.model import Clearing, State
 from secgroupd.core.names import ADOPTING
-from secgroupd.core.plan import Line, Observed, Plan, diff, expected
+from secgroupd.core.plan import Line, Observed, Plan, diff
 from secgroupd.core.policy import Policy
 from secgroupd.core.ruleset import TABLE, Ruleset, quotable, quoted
 from secgroupd.errors import NotConverged, OutcomeUnknown
@@ -24,6 +24,9 @@ from secgroupd.errors import NotConverged, OutcomeUnknown
 GENERATION_EPOCH = 1_600_000_000
 """Second (Unix time) from which generations are counted. A generation is never below the seconds
 since then, so that one made after every record was lost is younger than any stamp that is left."""
+
+TOUCHED_ALONE = 500
+"""Up to how many chains and sets are read back by themselves rather than with the whole table."""
 
 COMMIT_TRIES = 3
 """How often a transaction of unknown outcome is read back and tried again within a cycle."""
@@ -34,6 +37,9 @@ class Kernel(Protocol):
 
     def observe(self, family: str = "inet") -> Observed | None:
         """Return the table, or None when there is none."""
+
+    def reobserve(self, known: Observed, plan: Plan) -> Observed:
+        """Return the table, of which only what a plan touches has changed since it was known."""
 
     def generation(self) -> int:
         """Return a number that every change of any table raises."""
@@ -248,17 +254,26 @@ class Reconciler:
 
     def _commit(self, proposal: Proposal) -> None:
         plan = proposal.plan
-        wanted = expected(proposal.ruleset)
         for attempt in range(1, COMMIT_TRIES + 1):
-            self._known = None
+            before, self._known = self._known, None
+            expected_at = self._known_at + len(plan.transactions)
             try:
                 self.kernel.commit(plan)
             except OutcomeUnknown:
                 if attempt == COMMIT_TRIES:
                     raise
+            else:
+                self._read_back(before, plan, expected_at)
             plan = diff(proposal.ruleset, self._observed())
             if not plan:
-                self._known = wanted
                 return
         rest = "\n".join(line.text for line in plan.lines[:20])
         raise NotConverged(f"after the commit the kernel differs; still to do:\n{rest}")
+
+    def _read_back(self, before: Observed | None, plan: Plan, expected_at: int) -> None:
+        """Read what a small plan has touched, if nobody else has changed anything meanwhile."""
+        if before is None or len(plan.touched) > TOUCHED_ALONE:
+            return
+        known = self.kernel.reobserve(before, plan)
+        if self.kernel.generation() == expected_at:
+            self._known, self._known_at = known, expected_at

@@ -49,7 +49,7 @@ def decode(kind: type[T], text: str | bytes) -> T:
         CodecError: the text is something else.
     """
     try:
-        return cast(T, _decoder(kind)(json.loads(text)))
+        return cast("T", _decoder(cast("Any", kind))(json.loads(text)))
     except CodecError:
         raise
     except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
@@ -80,8 +80,6 @@ def _kept(kind: Any) -> list[tuple[str, Any, bool]]:
 
 @cache
 def _encoder(kind: Any) -> Convert:
-    if kind in _PLAIN:
-        return _same
     if (members := _members(kind)) is not None:
         return _union_encoder(members)
     origin = get_origin(kind)
@@ -90,12 +88,18 @@ def _encoder(kind: Any) -> Convert:
     if origin is Mapping:
         item = _encoder(get_args(kind)[1])
         return lambda value: {key: item(each) for key, each in value.items()}
+    if is_dataclass(kind):
+        return _object_encoder(kind)
+    return _scalar_encoder(kind)
+
+
+def _scalar_encoder(kind: Any) -> Convert:
+    if kind in _PLAIN:
+        return _same
     if kind in _INTERNET:
         return str
     if isinstance(kind, type) and issubclass(kind, Enum):
         return _value_of
-    if is_dataclass(kind):
-        return _object_encoder(kind)
     raise TypeError(f"{kind} has no form in JSON: teach the codec about it")
 
 
@@ -143,8 +147,6 @@ def _union_encoder(members: tuple[Any, ...]) -> Convert:
 
 @cache
 def _decoder(kind: Any) -> Convert:
-    if kind in _PLAIN:
-        return _plain_decoder((kind,))
     if (members := _members(kind)) is not None:
         return _union_decoder(members)
     origin = get_origin(kind)
@@ -153,11 +155,9 @@ def _decoder(kind: Any) -> Convert:
     if origin is Mapping:
         item = _decoder(get_args(kind)[1])
         return lambda value: {key: item(each) for key, each in value.items()}
-    if kind in _INTERNET or (isinstance(kind, type) and issubclass(kind, Enum)):
-        return _named(kind)
     if is_dataclass(kind):
         return _object_decoder(kind)
-    raise TypeError(f"{kind} has no form in JSON: teach the codec about it")
+    return _plain_decoder((kind,)) if kind in _PLAIN else _named(kind)
 
 
 def _plain_decoder(kinds: tuple[Any, ...]) -> Convert:

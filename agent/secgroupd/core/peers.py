@@ -9,6 +9,7 @@ here and three sets remain: addresses denied, addresses allowed, networks allowe
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from ipaddress import IPv4Network, IPv6Network
 from itertools import groupby
 
 from secgroupd.core.intervals import Interval, merged, without
@@ -38,6 +39,8 @@ OWN_SET_FROM = 128
 """Members from which a group keeps a set of its own beside others: copying it would cost more."""
 OWN_SETS = 2
 """How many groups of a run may keep a set of their own; the others are united."""
+LITERALS = 2
+"""Networks and single addresses of a run that are compared directly, which beats a set lookup."""
 RUNS = 3
 """How many runs a class may have before its first matches are settled by the compiler."""
 
@@ -143,13 +146,16 @@ class PeerSets:
             for p in peers
             if (isinstance(p, PrefixPeer) and not _is_host(p)) or isinstance(p, AddressGroupPeer)
         ]
+        literal: list[str] = []
+        if not groups and len(hosts) <= LITERALS:
+            literal, hosts = [_network_text(judge, host, host) for host in sorted(hosts)], set()
         own, united = self._shared_out(judge, groups, hosts=bool(hosts))
-        texts = [f"{judge.address} @{self._group_set(judge, g)} {verdict}" for g in own]
+        texts = [f"{judge.address} {network} {verdict}" for network in literal]
+        texts += [f"{judge.address} @{self._group_set(judge, g)} {verdict}" for g in own]
         if united or hosts:
             texts.append(f"{judge.address} @{self._union(judge, united, hosts)} {verdict}")
         if networks:
-            name = self._networks(judge, networks)
-            texts.append(f"meta l4proto . {judge.address} @{name} {verdict}")
+            texts += [f"{match} {verdict}" for match in self._networks(judge, networks)]
         return texts
 
     def _shared_out(
@@ -191,15 +197,19 @@ class PeerSets:
             self.sets[name] = Set(name, key, elements, size=size, origin=origin)
         return name
 
-    def _networks(self, judge: Judge, peers: Sequence[Peer]) -> str:
+    def _networks(self, judge: Judge, peers: Sequence[Peer]) -> list[str]:
+        """Return expressions that match the union of networks and address groups."""
         ids = sorted(
             f"net {p.network}" if isinstance(p, PrefixPeer) else f"group {p.address_group_id}"
             for p in peers
             if isinstance(p, PrefixPeer | AddressGroupPeer)
         )
         ranges = merged(r for p in peers for r in self.policy.ranges(p, judge.vpc_id, judge.family))
+        literal = len(ranges) <= LITERALS and all(_is_network(*one) for one in ranges)
+        if literal and not any(isinstance(p, AddressGroupPeer) for p in peers):
+            return [f"{judge.address} {_network_text(judge, *one)}" for one in ranges]
         origin = ", ".join(i.replace("group ", "address group ", 1) for i in ids)
-        return self._interval_set(judge, ranges, origin)
+        return [f"meta l4proto . {judge.address} @{self._interval_set(judge, ranges, origin)}"]
 
     def _interval_set(self, judge: Judge, ranges: Sequence[Interval], origin: str) -> str:
         key = Key.NETWORK4 if judge.family is Family.IPV4 else Key.NETWORK6
@@ -245,3 +255,16 @@ def _is_host(peer: Peer) -> bool:
 
 def _is_single(peer: Peer) -> bool:
     return isinstance(peer, GroupPeer) or _is_host(peer)
+
+
+def _is_network(first: int, last: int) -> bool:
+    """Tell whether a range is a network: a power of two of addresses, aligned."""
+    size = last - first + 1
+    return size & (size - 1) == 0 and first % size == 0
+
+
+def _network_text(judge: Judge, first: int, last: int) -> str:
+    length = judge.family.bits - (last - first + 1).bit_length() + 1
+    make = IPv4Network if judge.family is Family.IPV4 else IPv6Network
+    network = make((first, length))
+    return str(network.network_address) if length == judge.family.bits else str(network)

@@ -75,6 +75,12 @@ class Plan:
         """What is sent to the kernel, one after the other."""
         return tuple(part for part in (self.preparation, self.lines) if part)
 
+    @property
+    def touched(self) -> frozenset[str]:
+        """The names of the chains and sets that the commands are about."""
+        words = (line.text.split(maxsplit=5) for part in self.transactions for line in part)
+        return frozenset(parts[4] for parts in words if len(parts) > 4)
+
     def text(self) -> str:
         """Return what is sent to the kernel, one command a line."""
         return "".join(f"{line.text}\n" for part in self.transactions for line in part)

@@ -67,6 +67,17 @@ class Nft:
         except OSError as error:
             raise DataplaneError(f"cannot read the table: {error}") from error
 
+    def reobserve(self, known: Observed, plan: Plan, family: str = "inet") -> Observed:
+        """Return the table, of which only what a plan touches has changed since it was known.
+
+        Raises:
+            DataplaneError: it could not be read.
+        """
+        try:
+            return nft_read.reobserve(self._netlink, family, known, sorted(plan.touched))
+        except OSError as error:
+            raise DataplaneError(f"cannot read the table: {error}") from error
+
     def generation(self) -> int:
         """Return the kernel's generation number, which every transaction of anyone raises."""
         try:

@@ -5,7 +5,7 @@ own bytes are compared. Numbers are those of ``linux/netfilter/nf_tables.h``.
 """
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from secgroupd.core.plan import Observed, ObservedChain, ObservedSet
 from secgroupd.core.ruleset import TABLE, Hook
@@ -52,13 +52,54 @@ def observe(netlink: Netlink, family: str) -> Observed | None:
     raise DumpInterrupted(4, "the ruleset kept changing while it was read")
 
 
+def reobserve(netlink: Netlink, family: str, known: Observed, names: Iterable[str]) -> Observed:
+    """Return the table, read anew where the named chains and sets are concerned.
+
+    Raises:
+        OSError: the kernel refused to show it.
+    """
+    number = FAMILIES[family]
+    chains, sets = dict(known.chains), dict(known.sets)
+    for name in names:
+        chains.pop(name, None)
+        sets.pop(name, None)
+        one = text_attribute(1, TABLE) + text_attribute(3, name)
+        for found, hook in _chains(_ask(netlink, GET_CHAIN, number, one)):
+            rules = netlink.dump(
+                SUBSYSTEM | GET_RULE, number, text_attribute(1, TABLE) + text_attribute(2, name)
+            )
+            chains[found] = ObservedChain(hook, tuple(_digests(rules).get(name, ())))
+        one = text_attribute(1, TABLE) + text_attribute(2, name)
+        sets |= _sets(netlink, number, _ask(netlink, GET_SET, number, one))
+    return Observed(chains, sets)
+
+
+def _ask(netlink: Netlink, kind: int, family: int, payload: bytes) -> list[memoryview]:
+    """Ask for one object; an empty answer means that there is none."""
+    try:
+        return netlink.request(SUBSYSTEM | kind, family, payload)
+    except FileNotFoundError:
+        return []
+
+
 def _read(netlink: Netlink, family: int) -> Observed | None:
     tables = netlink.dump(SUBSYSTEM | GET_TABLE, family)
     if not any(kind == 1 and text(p) == TABLE for body in tables for kind, p in attributes(body)):
         return None
-    hooks = _chains(netlink, family)
-    digests: dict[str, list[str]] = {name: [] for name in hooks}
-    for body in netlink.dump(SUBSYSTEM | GET_RULE, family, text_attribute(1, TABLE)):
+    rules = netlink.dump(SUBSYSTEM | GET_RULE, family, text_attribute(1, TABLE))
+    digests = _digests(rules)
+    chains = {
+        name: ObservedChain(hook, tuple(digests.get(name, ())))
+        for name, hook in _chains(netlink.dump(SUBSYSTEM | GET_CHAIN, family))
+    }
+    sets = netlink.dump(SUBSYSTEM | GET_SET, family, text_attribute(1, TABLE))
+    return Observed(chains, _sets(netlink, family, sets))
+
+
+def _digests(bodies: Iterable[memoryview]) -> Mapping[str, list[str]]:
+    """Return by chain the comments of its rules, in order."""
+    found: dict[str, list[str]] = {}
+    for body in bodies:
         table, chain, comment = "", "", ""
         for kind, payload in attributes(body):
             if kind == 1:
@@ -68,16 +109,12 @@ def _read(netlink: Netlink, family: int) -> Observed | None:
             elif kind == 7:
                 comment = _comment(payload)
         if table == TABLE:
-            digests.setdefault(chain, []).append(comment)
-    chains = {
-        name: ObservedChain(hook, tuple(digests.get(name, ()))) for name, hook in hooks.items()
-    }
-    return Observed(chains, _sets(netlink, family))
+            found.setdefault(chain, []).append(comment)
+    return found
 
 
-def _chains(netlink: Netlink, family: int) -> Mapping[str, Hook | None]:
-    found: dict[str, Hook | None] = {}
-    for body in netlink.dump(SUBSYSTEM | GET_CHAIN, family):
+def _chains(bodies: Iterable[memoryview]) -> Iterator[tuple[str, Hook | None]]:
+    for body in bodies:
         table, name, hook = "", "", None
         for kind, payload in attributes(body):
             if kind == 1:
@@ -87,8 +124,7 @@ def _chains(netlink: Netlink, family: int) -> Mapping[str, Hook | None]:
             elif kind == 4:
                 hook = _hook(payload)
         if table == TABLE:
-            found[name] = hook
-    return found
+            yield name, hook
 
 
 def _hook(payload: memoryview) -> Hook:
@@ -112,9 +148,9 @@ def _comment(userdata: memoryview) -> str:
     return ""
 
 
-def _sets(netlink: Netlink, family: int) -> Mapping[str, ObservedSet]:
+def _sets(netlink: Netlink, family: int, bodies: Iterable[memoryview]) -> dict[str, ObservedSet]:
     found: dict[str, ObservedSet] = {}
-    for body in netlink.dump(SUBSYSTEM | GET_SET, family, text_attribute(1, TABLE)):
+    for body in bodies:
         table, name, flags, length, size = "", "", 0, 0, None
         for kind, payload in attributes(body):
             if kind == 1:
