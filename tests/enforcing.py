@@ -8,7 +8,7 @@ from secgroupd.core.model import State
 from secgroupd.core.ruleset import quotable
 from secgroupd.dataplane.nft import Nft
 from secgroupd.proving.namespaces import Lab
-from secgroupd.reconcile import Memory, Outcome, Reconciler
+from secgroupd.reconcile import Forgetful, Memory, Outcome, Reconciler
 
 
 def bindings(lab: Lab, state: State) -> dict[str, Binding]:
@@ -36,10 +36,10 @@ def kernel(lab: Lab) -> Iterator[Nft]:
 
 
 @contextmanager
-def enforcer(lab: Lab, memory: Memory | None = None) -> Iterator[Reconciler]:
-    """A reconciler of a lab's host."""
+def enforcer(lab: Lab, memory: Memory | None = None, grace: int = 0) -> Iterator[Reconciler]:
+    """A reconciler of a lab's host; without grace, so that nothing is let through by it."""
     with kernel(lab) as nft:
-        yield Reconciler(nft, memory) if memory else Reconciler(nft)
+        yield Reconciler(nft, memory or Forgetful(), grace=grace)
 
 
 def enforce(lab: Lab, state: State) -> Outcome:

@@ -47,13 +47,17 @@ def stale(table: Table, judge: Judge) -> Iterator[Inbound]:
             yield inbound
 
 
-def sweep(table: Table, judge: Judge, cleared: Cleared) -> Swept:
+def sweep(
+    table: Table, judge: Judge, cleared: Cleared, adopting: Container[str] = frozenset()
+) -> Swept:
     """Delete what is denied and may be deleted; count the rest.
 
     Args:
         table: the connection table.
         judge: knows the policy and generations in force.
         cleared: the ports that the change has cleared, with the reasons.
+        adopting: ids of ports in their time of grace. Nothing of theirs is deleted yet: a server's
+            next segment would be taken for a connection of its own from before.
 
     Raises:
         DataplaneError: the table could not be read or changed; whatever was done stays done.
@@ -68,7 +72,8 @@ def sweep(table: Table, judge: Judge, cleared: Cleared) -> Swept:
         scenarios: Iterable[Scenario] = cleared.get(inbound.port.id, frozenset())
         counts["cleared"].update(scenarios)
         counts["kept" if inbound.decision.allowed else "cut"].update(scenarios)
-        if not inbound.decision.allowed and inbound.connection.protocol == TCP:
+        deletable = inbound.connection.protocol == TCP and inbound.port.id not in adopting
+        if deletable and not inbound.decision.allowed:
             doomed.append(inbound.connection)
     deleted = table.delete(doomed)
     return Swept(**counts, deleted=deleted)

@@ -361,7 +361,7 @@ def test_a_port_met_with_running_traffic_keeps_it() -> None:
         lab.outside_address(CLIENT)
         flows = [c for c in (*inbound(lab, talk), *outbound(lab, talk)) if c.name.startswith("tcp")]
         lab.forget()
-        with enforcer(lab, Forgetful()) as reconciler:
+        with enforcer(lab, grace=60) as reconciler:
             reconciler.apply(ALLOWING, bindings(lab, ALLOWING))
             assert_alive(flows)
             settle(flows)
@@ -372,6 +372,25 @@ def test_a_port_met_with_running_traffic_keeps_it() -> None:
             assert exchange(flows[:1], "client") == {flows[0].name}
             again = reconciler.apply(ALLOWING, bindings(lab, ALLOWING))
             assert not again.plan, "elements that come and go by themselves are no drift"
+
+
+def test_what_is_denied_in_the_time_of_grace_does_not_come_back_by_it() -> None:
+    """Were the entry deleted, the server's next segment would pass as one from before."""
+    with Lab() as lab, Conversations() as talk:
+        lab.add_port(interface="tap1", addresses=[SERVER])
+        lab.outside_address(CLIENT)
+        with enforcer(lab, grace=60) as reconciler:
+            reconciler.apply(ALLOWING, bindings(lab, ALLOWING))
+            flows = inbound(lab, talk)
+            outcome = reconciler.apply(DENYING, bindings(lab, DENYING))
+            with lab.hv.enter(), Conntrack() as table, Nft() as nft:
+                assert nft.adopting() == {"tap1"}
+                judge = Judge(Policy(DENYING), outcome.generations, bindings(lab, DENYING))
+                assert sweep(table, judge, outcome.cleared, {"server"}).deleted == 0
+                assert_cut(flows)
+                lab.hv.run(["nft", "flush", "set", "inet", "secgroupd", "adopting"])
+                assert sweep(table, judge, {}).deleted == 1
+            assert_cut(flows)
 
 
 def test_counts_tell_cleared_kept_and_cut() -> None:

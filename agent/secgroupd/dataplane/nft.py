@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
 
+from secgroupd.core.names import ADOPTING
 from secgroupd.core.plan import Line, Observed, Plan
 from secgroupd.core.ruleset import TABLE
 from secgroupd.dataplane import nft_read
@@ -66,6 +67,18 @@ class Nft:
             return nft_read.observe(self._netlink, family)
         except OSError as error:
             raise DataplaneError(f"cannot read the table: {error}") from error
+
+    def adopting(self) -> frozenset[str]:
+        """Return the interfaces of ports that are in their time of grace.
+
+        Raises:
+            DataplaneError: the set could not be read.
+        """
+        try:
+            keys = nft_read.elements(self._netlink, "inet", ADOPTING)
+        except OSError as error:
+            raise DataplaneError(f"cannot read the set {ADOPTING}: {error}") from error
+        return frozenset(key.rstrip(b"\0").decode() for key in keys)
 
     def reobserve(self, known: Observed, plan: Plan, family: str = "inet") -> Observed:
         """Return the table, of which only what a plan touches has changed since it was known.

@@ -52,6 +52,18 @@ def observe(netlink: Netlink, family: str) -> Observed | None:
     raise DumpInterrupted(4, "the ruleset kept changing while it was read")
 
 
+def elements(netlink: Netlink, family: str, name: str) -> frozenset[bytes]:
+    """Return the keys of one set's elements, none where there is no such set.
+
+    Raises:
+        OSError: the kernel refused to show it.
+    """
+    try:
+        return frozenset(_elements(netlink, FAMILIES[family], name))
+    except FileNotFoundError:
+        return frozenset()
+
+
 def reobserve(netlink: Netlink, family: str, known: Observed, names: Iterable[str]) -> Observed:
     """Return the table, read anew where the named chains and sets are concerned.
 
