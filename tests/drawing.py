@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 from random import Random
 
+from tests.builders import address_group, group, port, rule, state
+
 from secgroupd.core.model import (
     ICMP,
     ICMPV6,
@@ -21,7 +23,6 @@ from secgroupd.core.model import (
 )
 from secgroupd.core.policy import Policy
 from secgroupd.proving.questions import FlowQuestion
-from tests.builders import address_group, group, port, rule, state
 
 GRE, SCTP, VRRP = 47, 132, 112
 
@@ -105,16 +106,16 @@ class Drawing:
             # Without some open groups hardly a packet would get through both ends.
             for direction in ("ingress", "egress"):
                 if r.random() < 0.45:
-                    for family in Family:
-                        drawn.append(
-                            rule(
-                                direction,
-                                action="allow",
-                                priority=100,
-                                family=family,
-                                rule_id=f"open-{direction}-{family.value}",
-                            )
+                    drawn += [
+                        rule(
+                            direction,
+                            action="allow",
+                            priority=100,
+                            family=family,
+                            rule_id=f"open-{direction}-{family.value}",
                         )
+                        for family in Family
+                    ]
             groups.append(group(group_id, *drawn))
         address_groups = [
             address_group(f"ag-{family.version}-{at}", *r.sample(ENTRIES[family], r.randint(1, 4)))
@@ -173,16 +174,15 @@ class Drawing:
         edges: list[Address] = []
         if chosen and isinstance(chosen.peer, PrefixPeer | AddressGroupPeer | GroupPeer):
             for first, last in policy.ranges(chosen.peer, inside.vpc_id, family):
-                for number in (first - 1, first, last, last + 1):
-                    if 0 <= number < 1 << family.bits:
-                        edges.append(make(number))
+                numbers = (first - 1, first, last, last + 1)
+                edges += [make(number) for number in numbers if 0 <= number < 1 << family.bits]
         usable = [a for a in edges if a in known or self._can_be_outside(a)]
         return r.choice(r.choice([others, outside, usable or outside]))
 
     @staticmethod
     def _can_be_outside(address: Address) -> bool:
         text = str(address)
-        inside = text.startswith("10.0.0.") or text.startswith("fd00::")
+        inside = text.startswith(("10.0.0.", "fd00::"))
         good = text.startswith(("203.0.113.", "198.51.100.", "2001:db8:"))
         own = {f"10.0.0.{n}" for n in range(1, 9)} | {f"fd00::{n}" for n in range(1, 9)}
         return (inside and text not in own and text != "fd00::") or good

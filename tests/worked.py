@@ -12,6 +12,8 @@ from ipaddress import IPv6Address, IPv6Network, ip_address
 from pathlib import Path
 from typing import Any
 
+from tests.builders import address_group, group, port, rule, state
+
 from secgroupd.core.model import (
     ICMP,
     ICMPV6,
@@ -26,7 +28,6 @@ from secgroupd.core.model import (
     State,
 )
 from secgroupd.proving.questions import FlowQuestion
-from tests.builders import address_group, group, port, rule, state
 
 FILE = Path(__file__).parent / "cases" / "huawei_worked_examples.json"
 TWIN = int(IPv6Address("fd00:6464::"))
@@ -129,7 +130,7 @@ PACKET = re.compile(r"^(?P<src>[^>]+)>(?P<dst>\S+)\s*(?P<what>.*)$")
 
 
 def _end(text: str) -> str:
-    name = text.split("(")[0].strip().strip("[]")
+    name = text.split("(", maxsplit=1)[0].strip().strip("[]")
     return NAMES.get(name, name)
 
 

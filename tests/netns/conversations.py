@@ -10,11 +10,12 @@ import socket
 import struct
 import termios
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from itertools import count
+from typing import Self
 
 from secgroupd.core.model import ICMP, ICMPV6, SCTP, TCP, UDP
 from secgroupd.proving.netns import Namespace
@@ -124,7 +125,7 @@ class Conversations:
     def __init__(self) -> None:
         self._open = ExitStack()
 
-    def __enter__(self) -> "Conversations":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -9,6 +9,9 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
+from tests.builders import both, group, port, rule, state
+from tests.enforcing import bindings, enforcer
+from tests.netns.conversations import Conversation, Conversations, End, exchange, settle
 
 from secgroupd.core.model import ICMP, SCTP, TCP, UDP, Clearing, State
 from secgroupd.core.policy import Policy
@@ -16,11 +19,9 @@ from secgroupd.core.tracked import Judge
 from secgroupd.dataplane.conntrack import Conntrack
 from secgroupd.dataplane.nft import Nft
 from secgroupd.proving.namespaces import Lab
+from secgroupd.proving.netns import Namespace
 from secgroupd.reconcile import Forgetful, Reconciler, Record
 from secgroupd.sweep import sweep
-from tests.builders import both, group, port, rule, state
-from tests.enforcing import bindings, enforcer
-from tests.netns.conversations import Conversation, Conversations, exchange, settle
 
 pytestmark = pytest.mark.netns
 
@@ -276,16 +277,16 @@ class Translated(Conversations):
     def through(
         self,
         protocol: int,
-        client: tuple[object, str],
+        client: tuple[Namespace, str],
         called: tuple[str, int],
-        server: tuple[object, str],
+        server: tuple[Namespace, str],
         port_number: int,
     ) -> Conversation:
         kind = socket.SOCK_STREAM if protocol == TCP else socket.SOCK_DGRAM
-        answering = self._socket(server[0], server[1], kind)  # type: ignore[arg-type]
+        answering = self._socket(server[0], server[1], kind)
         answering.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         answering.bind((server[1], port_number))
-        caller = self._socket(client[0], client[1], kind)  # type: ignore[arg-type]
+        caller = self._socket(client[0], client[1], kind)
         caller.bind((client[1], 0))
         if protocol == TCP:
             answering.listen()
@@ -302,8 +303,6 @@ class Translated(Conversations):
             _, peer = answering.recvfrom(100)
             answering.connect(peer)
             answering.setblocking(False)
-        from tests.netns.conversations import End
-
         made = Conversation(f"{protocol} {client[1]}->{called}", End(caller), End(answering))
         for speaker in ("client", "server"):
             assert exchange([made], speaker) == {made.name}

@@ -10,16 +10,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import pytest
-
-from secgroupd.core.model import ICMP, SCTP, TCP, UDP, Family, SecurityGroup, State
-from secgroupd.dataplane.conntrack import Conntrack
-from secgroupd.core.tracked import Judge
-from secgroupd.core.policy import Policy
-from secgroupd.proving.namespaces import Lab
-from secgroupd.sweep import sweep
 from tests.builders import address_group, both, group, port, rule, state
 from tests.enforcing import bindings, enforcer
 from tests.netns.conversations import Conversation, Conversations, exchange
+
+from secgroupd.core.model import ICMP, SCTP, TCP, UDP, Family, Rule, SecurityGroup, State
+from secgroupd.core.policy import Policy
+from secgroupd.core.tracked import Judge
+from secgroupd.dataplane.conntrack import Conntrack
+from secgroupd.proving.namespaces import Lab
+from secgroupd.sweep import sweep
 
 pytestmark = pytest.mark.netns
 
@@ -81,8 +81,24 @@ def _with_in(made: State) -> State:
 Row = Callable[[Addresses], tuple[State, State]]
 
 
-def _in(who: Addresses, remote: str | None, rule_id: str = "r", **more: object):  # type: ignore[no-untyped-def]
-    return rule("ingress", None, None, remote, family=who.family, rule_id=rule_id, **more)  # type: ignore[arg-type]
+def _in(
+    who: Addresses,
+    remote: str | None,
+    rule_id: str = "r",
+    *,
+    action: str = "allow",
+    priority: int = 1,
+) -> Rule:
+    return rule(
+        "ingress",
+        None,
+        None,
+        remote,
+        action=action,
+        priority=priority,
+        family=who.family,
+        rule_id=rule_id,
+    )
 
 
 def deny_added(who: Addresses) -> tuple[State, State]:

@@ -7,14 +7,15 @@ from dataclasses import replace
 from ipaddress import ip_address
 
 import pytest
+from tests.builders import both, group, port, rule, state
+from tests.enforcing import bindings, enforce, enforcer, kernel
 
 from secgroupd.core.model import ICMP, TCP, UDP, State
 from secgroupd.core.plan import Line, Plan, diff
 from secgroupd.errors import TransactionRefused
 from secgroupd.proving.namespaces import Lab
+from secgroupd.proving.netns import Namespace
 from secgroupd.proving.packets import Probe, probe, run_probes
-from tests.builders import both, group, port, rule, state
-from tests.enforcing import bindings, enforce, enforcer, kernel
 
 pytestmark = pytest.mark.netns
 
@@ -35,7 +36,7 @@ STRANGE = [
 
 
 def _flow(lab: Lab, source: str, destination: str, protocol: int = TCP, dport: int = 80) -> Probe:
-    def owner(address: str):  # type: ignore[no-untyped-def]
+    def owner(address: str) -> Namespace:
         typed = ip_address(address)
         return next(
             (a.namespace for a in lab.ports.values() if typed in a.addresses), None
@@ -132,20 +133,24 @@ def test_the_host_itself_is_judged_like_any_peer() -> None:
         _build(lab, made)
         enforce(lab, made)
         instance, host = lab.ports["tap1"].namespace, lab.hv
-        ends = {
-            "source_address": ip_address("169.254.1.1"),
-            "destination_address": ip_address("10.0.0.1"),
-        }
-        back = {
-            "source_address": ip_address("10.0.0.1"),
-            "destination_address": ip_address("169.254.1.1"),
-        }
+        own, server = ip_address("169.254.1.1"), ip_address("10.0.0.1")
+
+        def between(protocol: int, dport: int, *, to_host: bool) -> Probe:
+            return Probe(
+                source=instance if to_host else host,
+                source_address=server if to_host else own,
+                destination=host if to_host else instance,
+                destination_address=own if to_host else server,
+                protocol=protocol,
+                dport=dport,
+            )
+
         seen = run_probes(
             [
-                Probe(source=host, destination=instance, protocol=TCP, dport=22, **ends),
-                Probe(source=host, destination=instance, protocol=TCP, dport=23, **ends),
-                Probe(source=instance, destination=host, protocol=UDP, dport=53, **back),
-                Probe(source=instance, destination=host, protocol=UDP, dport=54, **back),
+                between(TCP, 22, to_host=False),
+                between(TCP, 23, to_host=False),
+                between(UDP, 53, to_host=True),
+                between(UDP, 54, to_host=True),
             ]
         )
         assert [o.delivered for o in seen] == [True, False, True, False]

@@ -3,12 +3,12 @@
 from random import Random
 
 import pytest
-
-from secgroupd.core.policy import Policy
-from secgroupd.proving.reachability import observe
 from tests.drawing import Drawing
 from tests.enforcing import enforce_only
 from tests.oracle import judge
+
+from secgroupd.core.policy import Policy
+from secgroupd.proving.reachability import observe
 
 pytestmark = pytest.mark.netns
 

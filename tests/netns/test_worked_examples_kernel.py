@@ -1,11 +1,11 @@
 """The cloud's worked examples with real packets."""
 
 import pytest
+from tests.enforcing import enforce_only
+from tests.worked import Example, examples
 
 from secgroupd.core.model import State
 from secgroupd.proving.reachability import observe
-from tests.enforcing import enforce_only
-from tests.worked import Example, examples
 
 pytestmark = pytest.mark.netns
 

@@ -1,10 +1,10 @@
 """The cloud's worked examples on the evaluator."""
 
 import pytest
-
-from secgroupd.core.policy import Policy
 from tests.oracle import judge
 from tests.worked import Example, examples, load
+
+from secgroupd.core.policy import Policy
 
 ALL = list(examples())
 
