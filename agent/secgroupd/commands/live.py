@@ -1,0 +1,46 @@
+"""Live connections that a change would cut, in words."""
+
+from collections.abc import Iterator, Mapping
+
+from secgroupd.core.compiler import Binding
+from secgroupd.core.model import PROTOCOL_NUMBERS, Address
+from secgroupd.core.tracked import Inbound, Judge
+from secgroupd.reconcile import Proposal
+from secgroupd.sweep import Table, stale
+
+NAMES = {number: name for name, number in PROTOCOL_NUMBERS.items()}
+
+
+def would_be_cut(
+    table: Table, proposal: Proposal, bindings: Mapping[str, Binding]
+) -> Iterator[Inbound]:
+    """Yield the tracked inbound connections that a change clears and then denies.
+
+    Raises:
+        DataplaneError: the connection table cannot be read.
+    """
+    local = proposal.cleared.keys() & bindings.keys()
+    if not local:
+        return
+    judge = Judge(proposal.policy, proposal.record.generations, local)
+    yield from (found for found in stale(table, judge) if not found.decision.allowed)
+
+
+def described(inbound: Inbound) -> str:
+    """Return one line about a connection: port, protocol, both ends, age, and what denies it."""
+    connection = inbound.connection
+    protocol = NAMES.get(connection.protocol, str(connection.protocol))
+    peer = _end(connection.original.source, connection.original.sport)
+    own = _end(connection.reply.source, connection.reply.sport)
+    age = "" if connection.age is None else f", {connection.age:.0f} s old"
+    decision = inbound.decision
+    by = decision.reason.value
+    if decision.group_id is not None:
+        by = f"rule {decision.rule_id} of {decision.group_id}"
+    return f"{inbound.port.id}: {protocol} {peer} -> {own}{age}, denied by {by}"
+
+
+def _end(address: Address, port: int) -> str:
+    if not port:
+        return str(address)
+    return f"[{address}]:{port}" if address.version == 6 else f"{address}:{port}"
