@@ -14,7 +14,7 @@ from typing import Protocol
 from secgroupd.core import clearing
 from secgroupd.core.clearing import Cleared
 from secgroupd.core.compiler import Binding, Generations, Host, compile_ruleset
-from secgroupd.core.model import Clearing, State
+from secgroupd.core.model import Clearing, State, Timeout
 from secgroupd.core.names import ADOPTING
 from secgroupd.core.plan import Line, Observed, Plan, diff
 from secgroupd.core.policy import Policy
@@ -122,6 +122,7 @@ class Reconciler:
     grace: int = 60
     """Seconds in which a port that is met for the first time may continue TCP connections that
     nobody has tracked: those it had before the agent came, or before it came to this host."""
+    timeouts: Mapping[Timeout, int] = field(default_factory=dict)
     now: Callable[[], float] = time.time
     _record: Record | None = None
     _known: Observed | None = None
@@ -144,7 +145,7 @@ class Reconciler:
         policy = Policy(state)
         cleared = self._cleared(policy)
         generations = self._generations(bindings, cleared)
-        ruleset = compile_ruleset(policy, Host(bindings, self.managed), generations)
+        ruleset = compile_ruleset(policy, Host(bindings, self.managed, self.timeouts), generations)
         plan = diff(ruleset, self._observed())
         if plan:
             plan = replace(plan, lines=(*plan.lines, *self._adoption(bindings)))

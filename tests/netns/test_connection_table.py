@@ -6,9 +6,9 @@ import pytest
 from benchmarks.entries import fill
 from tests.builders import both, group, port, state
 from tests.enforcing import bindings, enforcer
-from tests.netns.conversations import Conversations, exchange
+from tests.netns.conversations import Conversations, exchange, settle
 
-from secgroupd.core.model import SCTP, TCP, UDP
+from secgroupd.core.model import SCTP, TCP, UDP, Timeout
 from secgroupd.dataplane import conntrack
 from secgroupd.dataplane.conntrack import Conntrack
 from secgroupd.proving.namespaces import Lab
@@ -81,3 +81,45 @@ def test_with_a_full_table_connections_live_on_and_new_ones_are_refused() -> Non
             assert not probe(late).delivered
             lab.forget()
             assert probe(late).delivered
+
+
+def _remaining(lab: Lab, what: str) -> list[int]:
+    """Seconds left of the entries with these words."""
+    listed = lab.hv.run(["conntrack", "-L", *what.split()]).stdout.splitlines()
+    return [int(line.split()[2]) for line in listed]
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_timeouts_of_the_settings_are_those_of_the_ports_connections_alone(version: int) -> None:
+    client_address, server_address = ENDS[version]
+    family = f"-f ipv{version}"
+    with Lab() as lab, Conversations() as talk:
+        lab.add_port(interface="tap1", addresses=["10.0.0.1", "fd00::1"])
+        lab.add_port(interface="eth7", addresses=["10.0.7.1", "fd00:7::1"])
+        stranger = {4: "10.0.7.1", 6: "fd00:7::1"}[version]
+        client, server = lab.outside_address(client_address), lab.ports["tap1"].namespace
+        with enforcer(lab) as reconciler:
+            reconciler.timeouts = {Timeout.TCP_ESTABLISHED: 600, Timeout.UDP: 77}
+            reconciler.apply(OPEN, bindings(lab, OPEN))
+            far, here = (client, client_address), (server, server_address)
+            settle([talk.open(TCP, far, here, 6006)])
+            talk.open(UDP, far, here, 6017)
+            settle([talk.open(TCP, far, (lab.ports["eth7"].namespace, stranger), 6106)])
+            assert all(
+                590 <= left <= 600 for left in _remaining(lab, f"{family} -p tcp --dport 6006")
+            )
+            assert all(
+                70 <= left <= 77 for left in _remaining(lab, f"{family} -p udp --dport 6017")
+            )
+            assert min(_remaining(lab, f"{family} -p tcp --dport 6106")) > 600
+            assert not reconciler.apply(OPEN, bindings(lab, OPEN)).plan
+            reconciler.timeouts = {Timeout.TCP_ESTABLISHED: 500}
+            assert reconciler.apply(OPEN, bindings(lab, OPEN)).plan
+            settle([talk.open(TCP, far, here, 6007)])
+            assert all(
+                490 <= left <= 500 for left in _remaining(lab, f"{family} -p tcp --dport 6007")
+            )
+            reconciler.timeouts = {}
+            assert reconciler.apply(OPEN, bindings(lab, OPEN)).plan
+            reconciler.forget_kernel()
+            assert not reconciler.apply(OPEN, bindings(lab, OPEN)).plan

@@ -23,7 +23,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from secgroupd.core import names
-from secgroupd.core.model import Clearing, Direction, Family, Port
+from secgroupd.core.model import Clearing, Direction, Family, Port, Timeout
 from secgroupd.core.peers import Basis, Entry, Judge, PeerSets, simplified
 from secgroupd.core.policy import OrderedRule, Policy, Profile
 from secgroupd.core.ruleset import (
@@ -62,6 +62,12 @@ JUDGED_OUT = 0x80000000
 """Bit of the ct mark: the outbound rules of the originator's port have allowed the connection."""
 GENERATION_MASK = 0x7FFFFFFF
 """Bits of the ct mark: the generation in which the responder's inbound rules last allowed it."""
+
+POLICIES = {
+    "tcp": {Timeout.TCP_ESTABLISHED: "established", Timeout.TCP_FIN_WAIT: "fin_wait"},
+    "udp": {Timeout.UDP: "unreplied", Timeout.UDP_STREAM: "replied"},
+}
+"""Timeouts by protocol, with nftables' names for them."""
 
 REPLY_TYPES = {
     Family.IPV4: {8: 0, 13: 14, 15: 16, 17: 18},
@@ -107,6 +113,8 @@ class Host:
 
     bindings: Mapping[str, Binding]
     managed: tuple[str, ...] = ("tap*", "vnet*")
+    timeouts: Mapping[Timeout, int] = field(default_factory=dict)
+    """Seconds; what is not named keeps the kernel's own, as do connections of no port."""
 
 
 def compile_ruleset(
@@ -133,6 +141,7 @@ class _Compiler:
     generations: Generations
     chains: dict[str, Chain] = field(default_factory=dict)
     sets: dict[str, Set] = field(default_factory=dict)
+    timeouts: dict[str, str] = field(default_factory=dict)
     peers: PeerSets = field(init=False)
 
     def __post_init__(self) -> None:
@@ -146,7 +155,7 @@ class _Compiler:
             self._profile(profile, maps)
         self._shared(local)
         self._base(maps)
-        return Ruleset(family, self.chains, {**self.sets, **self.peers.sets})
+        return Ruleset(family, self.chains, {**self.sets, **self.peers.sets}, self.timeouts)
 
     @property
     def _trusting(self) -> bool:
@@ -205,8 +214,9 @@ class _Compiler:
     def _shared(self, local: Iterable[Port]) -> None:
         g = self.generations
         stamp = f"ct mark set ct mark and 0x{JUDGED_OUT:08x} or 0x{g.current:x}"
-        self._chain(names.OK_IN, [stamp, "accept"])
-        self._chain(names.OK_OUT, [f"ct mark set ct mark or 0x{JUDGED_OUT:08x}", "accept"])
+        limits = self._limits()
+        self._chain(names.OK_IN, [*limits, stamp, "accept"])
+        self._chain(names.OK_OUT, [*limits, f"ct mark set ct mark or 0x{JUDGED_OUT:08x}", "accept"])
         # With strict clearing, ICMP errors about a connection end when its packets do.
         forget = [] if self._trusting else ["ct mark set 0"]
         for name in (names.DENY_IN, names.DENY_OUT):
@@ -230,6 +240,27 @@ class _Compiler:
                 names.generation(number),
                 [f"ct mark and 0x{GENERATION_MASK:08x} >= 0x{number:x} goto {names.OK_IN}"],
             )
+
+    def _limits(self) -> list[str]:
+        """Return lines that give new connections the timeouts of the settings."""
+        lines = []
+        for protocol, spelled in POLICIES.items():
+            wanted = {
+                name: self.host.timeouts[timeout]
+                for timeout, name in spelled.items()
+                if timeout in self.host.timeouts
+            }
+            policy = ", ".join(f"{name} : {seconds}" for name, seconds in wanted.items())
+            for family in Family if wanted else ():
+                word = _ip_word(family)
+                body = f"protocol {protocol}; l3proto {word}; policy = {{ {policy} }};"
+                name = f"t{family.version}_{protocol}_{digest(body)}"
+                self.timeouts[name] = body
+                lines.append(
+                    f"ct state new meta protocol {word} meta l4proto {protocol} "
+                    f'ct timeout set "{name}"'
+                )
+        return lines
 
     def _base(self, maps: Mapping[str, str]) -> None:
         fresh_in = f"ct mark and 0x{GENERATION_MASK:08x} >= 0x{self.generations.newest:x} accept"

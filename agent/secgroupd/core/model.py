@@ -66,6 +66,18 @@ class Clearing(StrEnum):
     STRICT = "strict"
 
 
+class Timeout(StrEnum):
+    """A connection tracking timeout that the settings may change; each is in seconds.
+
+    nftables sets them for TCP and UDP; the kernel's own for ICMP is the cloud's 30 seconds already.
+    """
+
+    TCP_ESTABLISHED = "tcp_established"
+    TCP_FIN_WAIT = "tcp_fin_wait"
+    UDP = "udp"
+    UDP_STREAM = "udp_stream"
+
+
 ICMP, TCP, UDP, GRE, ICMPV6, SCTP, DCCP, UDPLITE = 1, 6, 17, 47, 58, 132, 33, 136
 PORT_PROTOCOLS = frozenset({TCP, UDP, SCTP, DCCP, UDPLITE})
 """The protocols whose header has a destination port, so that a rule may name ports."""

@@ -47,6 +47,7 @@ class Observed:
 
     chains: Mapping[str, ObservedChain]
     sets: Mapping[str, ObservedSet]
+    timeouts: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +92,7 @@ def expected(ruleset: Ruleset) -> Observed:
     return Observed(
         {c.name: ObservedChain(c.hook, c.digests) for c in ruleset.chains.values()},
         {s.name: _expected_set(s) for s in ruleset.sets.values()},
+        frozenset(ruleset.timeouts),
     )
 
 
@@ -186,14 +188,16 @@ class _Difference:
             kind = "map" if old.sets[name].is_map else "set"
             lines.append(Line(f"delete {kind} {self.table} {name}"))
         lines += [Line(f"delete chain {self.table} {name}") for name in sorted(hooks)]
-        lines += self._declare(sorted(sets), [])
+        for name in sorted(sets):
+            one = self.desired.sets[name]
+            lines.append(Line(f"add {one.kind} {self.table} {name} {{ {one.declaration} }}"))
         for name in sorted(sets):
             lines += self._add(self.desired.sets[name], {})
         emptied = {name: ObservedChain(c.hook, ()) for name, c in old.chains.items()}
         emptied |= {name: ObservedChain(None, ()) for name in unhooked}
         emptied = {name: chain for name, chain in emptied.items() if name not in hooks}
         there = {name: one for name, one in old.sets.items() if name not in sets}
-        rest = _Difference(self.desired, Observed(emptied, there))
+        rest = _Difference(self.desired, Observed(emptied, there, old.timeouts))
         lines += [*rest._change(), *rest._remove()]
         preparation = [*self._declare(new_sets, unhooked)]
         for name in new_sets:
@@ -201,6 +205,9 @@ class _Difference:
         return Plan(tuple(lines), tuple(preparation))
 
     def _declare(self, sets: Iterable[str], chains: Iterable[str]) -> Iterator[Line]:
+        for name in sorted(self.desired.timeouts.keys() - self.observed.timeouts):
+            body = self.desired.timeouts[name]
+            yield Line(f"add ct timeout {self.table} {name} {{ {body} }}", "settings")
         for name in sets:
             one = self.desired.sets[name]
             yield Line(f"add {one.kind} {self.table} {name} {{ {one.declaration} }}", one.origin)
@@ -246,6 +253,8 @@ class _Difference:
             yield Line(f"delete {kind} {self.table} {name}")
         for name in sorted(self.observed.chains.keys() - self.desired.chains.keys()):
             yield Line(f"delete chain {self.table} {name}")
+        for name in sorted(self.observed.timeouts - self.desired.timeouts.keys()):
+            yield Line(f"delete ct timeout {self.table} {name}")
 
     def _fill(self, chain: Chain) -> Iterator[Line]:
         for rule in chain.rules:

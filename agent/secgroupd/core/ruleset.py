@@ -10,7 +10,7 @@ import hashlib
 import re
 import socket
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
 TABLE = "secgroupd"
@@ -211,10 +211,16 @@ class Ruleset:
     family: str
     chains: Mapping[str, Chain]
     sets: Mapping[str, Set]
+    timeouts: Mapping[str, str] = field(default_factory=dict)
+    """Connection tracking timeouts by name: the bodies of their declarations."""
 
     def text(self) -> str:
         """Return the table as nft text that ``nft -f`` loads, the same bytes for the same content."""
         lines = [f"table {self.family} {TABLE} {{"]
+        for name in sorted(self.timeouts):
+            lines.append(f"\tct timeout {name} {{")
+            lines.extend(f"\t\t{part.strip()};" for part in self.timeouts[name].split(";")[:-1])
+            lines.append("\t}\n")
         for one in sorted(self.sets.values(), key=lambda s: s.name):
             lines.append(f"\t{one.kind} {one.name} {{")
             lines.extend(

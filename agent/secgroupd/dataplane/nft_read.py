@@ -13,7 +13,9 @@ from secgroupd.dataplane.netlink import DumpInterrupted, Netlink, attributes, te
 
 FAMILIES = {"inet": 1, "bridge": 7}
 SUBSYSTEM = 10 << 8
-GET_TABLE, GET_CHAIN, GET_RULE, GET_SET, GET_ELEMENTS, GET_GENERATION = 1, 4, 7, 10, 13, 16
+GET_TABLE, GET_CHAIN, GET_RULE, GET_SET, GET_ELEMENTS = 1, 4, 7, 10, 13
+GET_GENERATION, GET_OBJECT = 16, 19
+OBJECT_TIMEOUT = 7
 
 HOOK_NAMES = {0: "prerouting", 1: "input", 2: "forward", 3: "output", 4: "postrouting"}
 
@@ -83,7 +85,7 @@ def reobserve(netlink: Netlink, family: str, known: Observed, names: Iterable[st
             chains[found] = ObservedChain(hook, tuple(_digests(rules).get(name, ())))
         one = text_attribute(1, TABLE) + text_attribute(2, name)
         sets |= _sets(netlink, number, _ask(netlink, GET_SET, number, one))
-    return Observed(chains, sets)
+    return Observed(chains, sets, _timeouts(netlink, number))
 
 
 def _ask(netlink: Netlink, kind: int, family: int, payload: bytes) -> list[memoryview]:
@@ -105,7 +107,23 @@ def _read(netlink: Netlink, family: int) -> Observed | None:
         for name, hook in _chains(netlink.dump(SUBSYSTEM | GET_CHAIN, family))
     }
     sets = netlink.dump(SUBSYSTEM | GET_SET, family, text_attribute(1, TABLE))
-    return Observed(chains, _sets(netlink, family, sets))
+    return Observed(chains, _sets(netlink, family, sets), _timeouts(netlink, family))
+
+
+def _timeouts(netlink: Netlink, family: int) -> frozenset[str]:
+    found = set()
+    for body in netlink.dump(SUBSYSTEM | GET_OBJECT, family, text_attribute(1, TABLE)):
+        table, name, kind_of_object = "", "", 0
+        for kind, payload in attributes(body):
+            if kind == 1:
+                table = text(payload)
+            elif kind == 2:
+                name = text(payload)
+            elif kind == 3:
+                kind_of_object = struct.unpack(">I", payload)[0]
+        if table == TABLE and kind_of_object == OBJECT_TIMEOUT:
+            found.add(name)
+    return frozenset(found)
 
 
 def _digests(bodies: Iterable[memoryview]) -> Mapping[str, list[str]]:
