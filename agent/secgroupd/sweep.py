@@ -21,8 +21,8 @@ from secgroupd.core.tracked import Connection, Inbound, Judge
 class Table(Protocol):
     """The kernel's connection table."""
 
-    def answered_by(self, responders: Container[bytes]) -> Iterator[Connection]:
-        """Yield the entries whose responder has one of these addresses."""
+    def stale(self, minimums: Mapping[bytes, int]) -> Iterator[Connection]:
+        """Yield the entries whose responder has one of these addresses and an older stamp."""
 
     def delete(self, connections: Sequence[Connection]) -> int:
         """Delete entries; return how many were still there."""
@@ -41,7 +41,7 @@ class Swept:
 
 def stale(table: Table, judge: Judge) -> Iterator[Inbound]:
     """Yield the inbound connections of this host's ports that will be judged again."""
-    for connection in table.answered_by(judge.addresses):
+    for connection in table.stale(judge.minimums):
         inbound = judge.inbound(connection)
         if inbound is not None and inbound.stale:
             yield inbound

@@ -37,16 +37,19 @@ def test_entries_are_found_by_their_responder_and_deleted_one_by_one(version: in
             ]
             own = talk.open(UDP, (server, server_address), (client, client_address), 7000)
             with lab.hv.enter(), Conntrack() as table:
-                wanted = {ip_address(server_address).packed}
-                found = sorted(table.answered_by(wanted), key=lambda c: c.protocol)
+                everything = 1 << 31
+                wanted = {ip_address(server_address).packed: everything}
+                found = sorted(table.stale(wanted), key=lambda c: c.protocol)
                 assert [(c.protocol, c.reply.sport) for c in found] == [
                     (TCP, 6006), (UDP, 6017), (SCTP, 6132),
                 ]  # fmt: skip
                 assert {str(c.original.source) for c in found} == {client_address}
                 assert all(c.stamp > 0 for c in found), "they were judged and stamped"
+                oldest = {ip_address(server_address).packed: reconciler.record.generations.newest}
+                assert not [*table.stale(oldest)], "they are fresh"
                 assert table.delete(found[:1]) == 1
                 assert table.delete(found[:2]) == 1, "one is gone already, which is no error"
-                (left,) = table.answered_by(wanted)
+                (left,) = table.stale(wanted)
                 assert left.protocol == SCTP
             assert exchange([own], "server") == {own.name}, "nobody else's entry was touched"
             assert exchange([flows[2]], "client") == {flows[2].name}

@@ -233,8 +233,18 @@ class Policy:
                 members.setdefault((group_id, port.vpc_id), []).append(port)
         return {key: tuple(ports) for key, ports in members.items()}
 
+    @cached_property
+    def _meant(self) -> dict[tuple[str, str, Family], frozenset[int]]:
+        return {}
+
     def members(self, group_id: str, vpc_id: str, family: Family) -> frozenset[int]:
         """Return the private addresses, as integers, that a group peer means in a VPC."""
+        key = (group_id, vpc_id, family)
+        if key not in self._meant:
+            self._meant[key] = self._addresses(group_id, vpc_id, family)
+        return self._meant[key]
+
+    def _addresses(self, group_id: str, vpc_id: str, family: Family) -> frozenset[int]:
         return frozenset(
             int(address)
             for vpc in self.visible_vpcs(vpc_id)

@@ -76,9 +76,16 @@ class Judge:
         }
 
     @cached_property
-    def addresses(self) -> frozenset[bytes]:
-        """The addresses of the ports of this host, as the kernel writes them."""
-        return frozenset(address.packed for address in self._by_address)
+    def minimums(self) -> Mapping[bytes, int]:
+        """By address, as the kernel writes it, the oldest generation that is fresh there."""
+        return {
+            address.packed: self.generations.of(port.id)
+            for address, port in self._by_address.items()
+        }
+
+    @cached_property
+    def _decisions(self) -> dict[tuple[str, Packet], Decision]:
+        return {}
 
     def inbound(self, connection: Connection) -> Inbound | None:
         """Return what becomes of a connection whose responder is a port here; else None.
@@ -95,7 +102,12 @@ class Judge:
             icmp_type=connection.icmp_type,
             icmp_code=connection.icmp_code,
         )
-        decision = decide(self.policy, port, Direction.INGRESS, packet)
+        # Clients come in numbers; what decides about one decides about its other connections.
+        key = (port.id, packet)
+        decision = self._decisions.get(key)
+        if decision is None:
+            decision = decide(self.policy, port, Direction.INGRESS, packet)
+            self._decisions[key] = decision
         stale = connection.stamp < self.generations.of(port.id)
         return Inbound(port, connection, stale, decision)
 

@@ -16,6 +16,7 @@ from secgroupd.core.model import (
     Address,
     Direction,
     Family,
+    GroupPeer,
     Port,
     Rule,
     family_of,
@@ -89,15 +90,18 @@ def rule_matches(policy: Policy, rule: Rule, packet: Packet, vpc_id: str) -> boo
     """Tell whether an enabled rule of the packet's direction matches it, seen from a VPC."""
     if rule.family is not packet.family:
         return False
-    if rule.protocol is not None and rule.protocol != packet.protocol:
+    if rule.protocol not in {None, packet.protocol}:
         return False
     if rule.ports and not any(r.first <= packet.dport <= r.last for r in rule.ports):
         return False
-    if rule.icmp_type is not None and rule.icmp_type != packet.icmp_type:
-        return False
-    if rule.icmp_code is not None and rule.icmp_code != packet.icmp_code:
+    if rule.icmp_type not in {None, packet.icmp_type} or rule.icmp_code not in {
+        None,
+        packet.icmp_code,
+    }:
         return False
     peer = int(packet.peer)
+    if isinstance(rule.peer, GroupPeer):
+        return peer in policy.members(rule.peer.group_id, vpc_id, rule.family)
     return any(
         first <= peer <= last for first, last in policy.ranges(rule.peer, vpc_id, rule.family)
     )

@@ -8,14 +8,15 @@ some kernels, and zone-only ones everything on others. Numbers are those of
 import errno
 import struct
 import time
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from secgroupd.core.compiler import GENERATION_MASK
 from secgroupd.core.model import ICMP, ICMPV6
 from secgroupd.core.tracked import Connection, Endpoint, address
-from secgroupd.dataplane.netlink import NLA_NESTED, Netlink, attribute, attributes
+from secgroupd.dataplane.netlink import ATTRIBUTE, NLA_NESTED, Netlink, attribute, attributes
 from secgroupd.errors import DataplaneError
 
 SUBSYSTEM = 1 << 8
@@ -49,17 +50,20 @@ class Conntrack:
     ) -> None:
         self.close()
 
-    def answered_by(self, responders: Container[bytes]) -> Iterator[Connection]:
-        """Yield the entries whose responder has one of these addresses (4 or 16 bytes each).
+    def stale(self, minimums: Mapping[bytes, int]) -> Iterator[Connection]:
+        """Yield the entries that a port here answers and whose stamp is not fresh.
 
         One walk over the table; entries that come and go meanwhile may or may not be seen.
+
+        Args:
+            minimums: by address of a responder (4 or 16 bytes), the oldest fresh generation.
 
         Raises:
             DataplaneError: the kernel refused.
         """
         try:
             for body in self._netlink.stream(SUBSYSTEM | GET, 0):
-                found = _connection(body, responders)
+                found = _connection(body, minimums)
                 if found is not None:
                     yield found
         except OSError as error:
@@ -89,23 +93,26 @@ class Conntrack:
         return done
 
 
-def _connection(body: memoryview, responders: Container[bytes]) -> Connection | None:
+def _connection(body: memoryview, minimums: Mapping[bytes, int]) -> Connection | None:
     parts = dict(attributes(body))
     if ORIGINAL not in parts or REPLY not in parts:
         return None
-    answering = dict(attributes(parts[REPLY]))
-    addresses = dict(attributes(answering[1]))
-    source = bytes(addresses.get(1) or addresses.get(3) or b"")
-    if source not in responders:
+    # Most entries are somebody else's, or fresh: they are told apart before anything is decoded.
+    reply_tuple = parts[REPLY]
+    # A tuple begins with its nest of addresses, and that with the source (8 bytes of headers).
+    length = ATTRIBUTE.unpack_from(reply_tuple, 4)[0] - 4
+    minimum = minimums.get(bytes(reply_tuple[8 : 8 + length]))
+    if minimum is None:
         return None
-    first = dict(attributes(parts[ORIGINAL]))
-    original, protocol, icmp = _tuple(first)
-    reply, _, _ = _tuple(answering)
+    mark = int(struct.unpack(">I", parts[MARK])[0]) if MARK in parts else 0
+    if mark & GENERATION_MASK >= minimum:
+        return None
+    original, protocol, icmp = _tuple(dict(attributes(parts[ORIGINAL])))
+    reply, _, _ = _tuple(dict(attributes(reply_tuple)))
     handle = attribute(ORIGINAL | NLA_NESTED, bytes(parts[ORIGINAL]))
     for kind in (ID, ZONE):
         if kind in parts:
             handle += attribute(kind, bytes(parts[kind]))
-    mark = int(struct.unpack(">I", parts[MARK])[0]) if MARK in parts else 0
     return Connection(
         protocol, original, reply, mark, handle, *icmp, age=_age(parts.get(TIMESTAMP))
     )
