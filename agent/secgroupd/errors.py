@@ -66,3 +66,7 @@ class OutcomeUnknown(DataplaneError):
 
 class NotConverged(DataplaneError):
     """A transaction was committed, but what was read back differs; carries the rest of the plan."""
+
+
+class StoreError(SecgroupdError):
+    """What is to be remembered over a restart cannot be kept; enforcement does not depend on it."""

@@ -1,0 +1,45 @@
+# Everything a developer calls. `make` alone lists it.
+
+VENV   := .venv
+PYTHON := $(VENV)/bin/python
+STAMP  := $(VENV)/.installed
+
+# What the program and its tests need of Debian, besides Python itself.
+PACKAGES := nftables python3-nftables python3-venv iproute2 conntrack
+
+SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
+
+.PHONY: help venv demo test lint clean
+
+help:  ## list the targets
+	@sed -n 's/^\([a-z]*\):.*##/\1 /p' Makefile | awk '{n=$$1; $$1=""; printf "make %-6s %s\n", n, $$0}'
+
+venv: $(STAMP)  ## make .venv, with the Debian packages that are missing (asks for root)
+
+$(STAMP): pyproject.toml Makefile
+	@missing=$$(for package in $(PACKAGES); do \
+		dpkg-query -W -f='$${Status}' $$package 2>/dev/null | grep -q 'ok installed' || echo $$package; \
+	done); \
+	if [ -n "$$missing" ]; then \
+		$(SUDO) env DEBIAN_FRONTEND=noninteractive sh -c \
+			"apt-get update -q && apt-get install -q -y --no-install-recommends $$(echo $$missing)"; \
+	fi
+	@# libnftables' Python binding is Debian's, so the environment must see the system's packages.
+	test -x $(PYTHON) || /usr/bin/python3 -m venv --system-site-packages $(VENV)
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+demo: $(STAMP)  ## watch a small cloud being guarded (in network namespaces; needs root)
+	@$(SUDO) $(PYTHON) -m secgroupd.demo
+
+test: $(STAMP)  ## run every test (real packets in network namespaces; needs root)
+	$(SUDO) $(PYTHON) -m pytest -n 2 $(ARGS)
+
+lint: $(STAMP)  ## format, lint and type checks
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy
+
+clean:  ## remove everything that was made
+	$(SUDO) rm -rf $(VENV) build dist agent/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	$(SUDO) find agent tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,71 @@
+"""``check`` and ``compile``: what can be said about a document without looking at the host."""
+
+import argparse
+from pathlib import Path
+
+from secgroupd.commands.arguments import Verbs, add_document, add_json, add_verb
+from secgroupd.commands.documents import load_settings, read
+from secgroupd.commands.output import complain, complain_of, counted, write, write_json
+from secgroupd.core.bindings import bind
+from secgroupd.core.compiler import Generations, Host, compile_ruleset
+from secgroupd.core.policy import Policy
+from secgroupd.errors import DocumentError, Problem
+
+
+def add(verbs: Verbs) -> None:
+    """Add the verbs to the parser."""
+    check = add_verb(verbs, "check", "validate a document", "0: fine, 1: refused")
+    check.add_argument("paths", nargs="+", metavar="PATH", type=Path, help="a file or directory")
+    add_json(check)
+    check.set_defaults(run=run_check)
+    compiled = add_verb(
+        verbs, "compile", "print the complete nft ruleset that this host would get", "0, 1: error"
+    )
+    add_document(compiled)
+    compiled.set_defaults(run=run_compile)
+
+
+def run_check(args: argparse.Namespace) -> int:
+    """Print every error and warning of a document."""
+    settings = load_settings(args.config)
+    problems: tuple[Problem, ...]
+    try:
+        problems = read(args.paths, settings).warnings
+    except DocumentError as error:
+        problems = error.problems
+    errors = sum(problem.severity == "error" for problem in problems)
+    if args.json:
+        write_json({"ok": not errors, "problems": [_as_json(problem) for problem in problems]})
+    else:
+        for problem in problems:
+            write(str(problem))
+        found = f"{counted(errors, 'error')}, {counted(len(problems) - errors, 'warning')}"
+        write(f"{'refused' if errors else 'fine'}: {found}")
+    return 1 if errors else 0
+
+
+def _as_json(problem: Problem) -> dict[str, object]:
+    return {
+        "file": problem.file,
+        "line": problem.line,
+        "column": problem.column,
+        "severity": problem.severity,
+        "code": problem.code,
+        "message": problem.message,
+    }
+
+
+def run_compile(args: argparse.Namespace) -> int:
+    """Print the ruleset as nft text."""
+    settings = load_settings(args.config)
+    parsed = read([args.path], settings)
+    complain_of(parsed.warnings)
+    policy = Policy(parsed.state)
+    # Without links: what the document names is compiled, whether this host has it or not.
+    bound = bind(policy, settings.host_id, ())
+    for port in policy.ports.values():
+        if port.host_id in {None, settings.host_id} and port.id not in bound.bindings:
+            complain(f"left out: {port.id}: {bound.waiting.get(port.id, 'it names no interface')}")
+    host = Host(bound.bindings, settings.managed_interfaces)
+    write(compile_ruleset(policy, host, Generations(mode=settings.clearing)).text().rstrip("\n"))
+    return 0

@@ -1,0 +1,42 @@
+"""Reading what the command line names: settings, state documents, files of tests."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from secgroupd.config import Settings
+from secgroupd.config import load as load_settings
+from secgroupd.core.document import Parsed, Source, parse
+from secgroupd.errors import DocumentError, Problem
+from secgroupd.sources import files
+
+__all__ = ["load_settings", "read", "read_file"]
+
+
+def read(paths: Iterable[Path], settings: Settings) -> Parsed:
+    """Read and parse a state document that is spread over files and directories.
+
+    Raises:
+        DocumentError: it is refused, or something cannot be read.
+    """
+    readings = [files.read(path) for path in paths]
+    problems = tuple(problem for reading in readings for problem in reading.problems)
+    if problems:
+        raise DocumentError(problems)
+    return parse(
+        [source for reading in readings for source in reading.sources], limits=settings.limits
+    )
+
+
+def read_file(path: Path) -> Source:
+    """Read one file whole.
+
+    Raises:
+        DocumentError: it cannot be read.
+    """
+    reading = files.read(path)
+    if reading.problems:
+        raise DocumentError(reading.problems)
+    if path.is_dir():
+        message = "it is a directory: name the one file that is meant"
+        raise DocumentError((Problem(str(path), 1, 1, "unreadable", message),))
+    return reading.sources[0]

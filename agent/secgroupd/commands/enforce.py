@@ -1,0 +1,175 @@
+"""``plan``, ``apply`` and ``flush``: what changes, or would change, the table of this host."""
+
+import argparse
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+
+from secgroupd.commands.arguments import Verbs, add_document, add_verb
+from secgroupd.commands.documents import load_settings, read
+from secgroupd.commands.output import complain, complain_of, counted, write
+from secgroupd.config import Settings
+from secgroupd.core.bindings import Bound, bind
+from secgroupd.core.clearing import Cleared
+from secgroupd.core.model import State
+from secgroupd.core.plan import Line, Plan
+from secgroupd.core.policy import Policy
+from secgroupd.core.ruleset import TABLE
+from secgroupd.dataplane.links import Links
+from secgroupd.dataplane.nft import Nft
+from secgroupd.errors import StoreError
+from secgroupd.memory import FileMemory
+from secgroupd.reconcile import Reconciler
+
+EXIT_NOTHING, EXIT_CHANGES = 0, 2
+EXIT_DONE, EXIT_NOT_DONE = 0, 1
+
+
+def add(verbs: Verbs) -> None:
+    """Add the verbs to the parser."""
+    plan = add_verb(
+        verbs,
+        "plan",
+        "print what a document would change on this host",
+        "0: nothing, 2: changes, 1: error",
+    )
+    add_document(plan)
+    plan.set_defaults(run=run_plan)
+    apply = add_verb(
+        verbs, "apply", "enforce a document once, without a daemon", "0: enforced, 1: error"
+    )
+    add_document(apply)
+    apply.set_defaults(run=run_apply)
+    flush = add_verb(
+        verbs, "flush", "remove the agent's table from this host", "0: removed, 1: not, or an error"
+    )
+    flush.add_argument("--yes", action="store_true", help="do not ask")
+    flush.set_defaults(run=run_flush)
+
+
+def run_plan(args: argparse.Namespace) -> int:
+    """Print the nft commands that would be sent, and whose connections would be judged again."""
+    settings = load_settings(args.config)
+    state = _state(args, settings)
+    with _reconciler(settings) as reconciler:
+        bound = _bound(state, settings)
+        proposal = reconciler.propose(state, bound.bindings)
+    for line in _planned(proposal.plan):
+        write(line)
+    for line in (*_judged_again(proposal.cleared, bound), *_waiting(bound)):
+        write(f"# {line}")
+    return EXIT_CHANGES if proposal.plan else EXIT_NOTHING
+
+
+def run_apply(args: argparse.Namespace) -> int:
+    """Run one cycle of the reconciler."""
+    settings = load_settings(args.config)
+    state = _state(args, settings)
+    _make_state_dir(settings)
+    with _reconciler(settings) as reconciler:
+        bound = _bound(state, settings)
+        outcome = reconciler.apply(state, bound.bindings)
+    if outcome.plan:
+        commands = sum(len(part) for part in outcome.plan.transactions)
+        write(f"enforced with {counted(commands, 'nft command')}")
+    else:
+        write("nothing to do: it is in force")
+    if judged_again := bound.bindings.keys() & outcome.cleared.keys():
+        write(f"inbound connections judged again at {counted(len(judged_again), 'port')}")
+    for line in _waiting(bound):
+        write(line)
+    return EXIT_DONE
+
+
+def run_flush(args: argparse.Namespace) -> int:
+    """Remove the table, after asking."""
+    load_settings(args.config)
+    if not args.yes and not _agreed():
+        complain("secgroupctl: nothing was removed")
+        return EXIT_NOT_DONE
+    with Nft() as nft:
+        if nft.observe() is None:
+            write(f"there is no table inet {TABLE}")
+            return EXIT_DONE
+        nft.remove()
+    write(f"removed: table inet {TABLE}")
+    return EXIT_DONE
+
+
+def _agreed() -> bool:
+    complain(f"Removing table inet {TABLE} opens every port of this host to everybody.")
+    sys.stderr.write("Remove it? Type yes: ")
+    sys.stderr.flush()
+    return sys.stdin.readline().strip() == "yes"
+
+
+def _state(args: argparse.Namespace, settings: Settings) -> State:
+    parsed = read([args.path], settings)
+    complain_of(parsed.warnings)
+    return parsed.state
+
+
+def _bound(state: State, settings: Settings) -> Bound:
+    with Links() as links:
+        return bind(Policy(state), settings.host_id, links.read())
+
+
+@contextmanager
+def _reconciler(settings: Settings) -> Iterator[Reconciler]:
+    memory = FileMemory(settings.state_dir)
+    with Nft() as nft:
+        made = Reconciler(
+            nft,
+            memory,
+            managed=settings.managed_interfaces,
+            mode=settings.clearing,
+            grace=int(settings.adoption_grace),
+        )
+        # Read at once, so that what is wrong with it is said before anything else is.
+        if made.record and memory.trouble:
+            complain(f"warning: {memory.trouble}")
+        yield made
+
+
+def _make_state_dir(settings: Settings) -> None:
+    try:
+        settings.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreError(f"cannot make {settings.state_dir}: {error.strerror}") from error
+
+
+def _planned(plan: Plan) -> Iterator[str]:
+    """Yield the plan as a script that ``nft -f`` takes, each part under what it comes from."""
+    if not plan:
+        yield "# nothing to do: it is in force"
+    if plan.preparation:
+        yield f"# first {_commands(plan.preparation)}, which no packet notices"
+        yield from _under_origins(plan.preparation)
+    if plan.lines:
+        yield f"# {_commands(plan.lines)} in one transaction"
+        yield from _under_origins(plan.lines)
+
+
+def _commands(lines: Sequence[Line]) -> str:
+    return counted(len(lines), "command")
+
+
+def _under_origins(lines: Iterable[Line]) -> Iterator[str]:
+    origin = ""
+    for line in lines:
+        if line.origin not in {"", origin}:
+            origin = line.origin
+            yield f"# {origin}"
+        yield line.text
+
+
+def _judged_again(cleared: Cleared, bound: Bound) -> Iterator[str]:
+    for port_id, scenarios in cleared.items():
+        if port_id in bound.bindings:
+            rows = ", ".join(sorted(scenarios))
+            yield f"inbound connections judged again: {port_id} ({rows})"
+
+
+def _waiting(bound: Bound) -> Iterator[str]:
+    for port_id, reason in bound.waiting.items():
+        yield f"waiting: {port_id}: {reason}"

@@ -1,0 +1,236 @@
+"""``explain``: the verdict on one question, and which rule of which group decided it."""
+
+import argparse
+from collections.abc import Iterator, Mapping
+
+from secgroupd.commands.arguments import Verbs, add_document, add_json, add_verb
+from secgroupd.commands.documents import load_settings, read
+from secgroupd.commands.output import WIDTH, counted, fitted, write, write_json
+from secgroupd.core.model import (
+    PROTOCOL_NUMBERS,
+    Action,
+    AddressGroupPeer,
+    AnyPeer,
+    Direction,
+    Family,
+    GroupPeer,
+    Peer,
+    Port,
+    PrefixPeer,
+    Rule,
+)
+from secgroupd.core.policy import OrderedRule, Policy
+from secgroupd.core.ports import protocol
+from secgroupd.core.reachability import Answer, End, Flow, Question, explain
+from secgroupd.core.reading import Refusal
+from secgroupd.core.verdict import Decision, Reason, considered
+
+EXIT_ALLOW, EXIT_DENY = 0, 3
+
+_NAMES = {number: name for name, number in PROTOCOL_NUMBERS.items()}
+_MARKER = "->"
+
+_REASONS: Mapping[Reason, str] = {
+    Reason.RULE: "by rule {rule} of group {group}",
+    Reason.DEFAULT_DENY: "as no rule allows it",
+    Reason.SOURCE_CHECK: "by the source check",
+    Reason.PORT_SECURITY_DISABLED: "as port security is off",
+    Reason.LOAD_BALANCER: "as it comes through the load balancer",
+    Reason.LINK_SERVICE: "as the network itself needs it (no rule is asked)",
+}
+
+
+def add(verbs: Verbs) -> None:
+    """Add the verb to the parser."""
+    verb = add_verb(
+        verbs,
+        "explain",
+        "say whether a connection is allowed, and which rules decide it",
+        "0: allow, 3: deny, 1: error",
+    )
+    add_document(verb)
+    ends = "a port's id, an instance's id or an address"
+    verb.add_argument("--from", dest="source", metavar="X", required=True, help=ends)
+    verb.add_argument("--to", dest="destination", metavar="Y", required=True, help=ends)
+    verb.add_argument(
+        "--protocol",
+        metavar="P",
+        type=_protocol,
+        required=True,
+        help="tcp, udp, icmp, ... or 0..255",
+    )
+    verb.add_argument("--dport", metavar="N", type=_port, help="the destination port")
+    verb.add_argument("--icmp-type", metavar="N", type=_byte, help="an echo request if left out")
+    verb.add_argument("--icmp-code", metavar="N", type=_byte, help="needs a type")
+    verb.add_argument(
+        "--ethertype",
+        type=_family,
+        metavar="IPv4|IPv6",
+        help="where both ends have both (IPv4 if left out)",
+    )
+    add_json(verb)
+    verb.set_defaults(run=run)
+
+
+def _protocol(text: str) -> int:
+    try:
+        return protocol(text)
+    except Refusal as refusal:
+        raise argparse.ArgumentTypeError(str(refusal)) from None
+
+
+def _number(text: str, first: int, last: int) -> int:
+    if not text.isdecimal() or not first <= int(text) <= last:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from {first} to {last}")
+    return int(text)
+
+
+def _port(text: str) -> int:
+    return _number(text, 1, 65535)
+
+
+def _byte(text: str) -> int:
+    return _number(text, 0, 255)
+
+
+def _family(text: str) -> Family:
+    for family in Family:
+        if family.value.lower() == text.lower():
+            return family
+    raise argparse.ArgumentTypeError(f"{text!r} is neither IPv4 nor IPv6")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Answer the question in the arguments."""
+    policy = Policy(read([args.path], load_settings(args.config)).state)
+    question = Question(
+        source=args.source,
+        destination=args.destination,
+        protocol=args.protocol,
+        dport=args.dport,
+        icmp_type=args.icmp_type,
+        icmp_code=args.icmp_code,
+        family=args.ethertype,
+    )
+    answer = explain(policy, question)
+    if args.json:
+        write_json(answer_as_json(answer))
+    else:
+        for line in told(policy, answer):
+            write(line)
+    return EXIT_ALLOW if answer.verdict is Action.ALLOW else EXIT_DENY
+
+
+def answer_as_json(answer: Answer) -> dict[str, object]:
+    """Return an answer as ``explain --json`` prints it."""
+    return {
+        "verdict": answer.verdict.value,
+        "egress": decision_as_json(answer.egress),
+        "ingress": decision_as_json(answer.ingress),
+    }
+
+
+def decision_as_json(decision: Decision | None) -> dict[str, object] | None:
+    """Return the decision at one end as JSON has it; None where that end is no port."""
+    if decision is None:
+        return None
+    return {
+        "port": decision.port_id,
+        "verdict": decision.verdict.value,
+        "reason": decision.reason.value,
+        "security_group": decision.group_id,
+        "rule": decision.rule_id,
+    }
+
+
+def told(policy: Policy, answer: Answer) -> Iterator[str]:
+    """Yield an answer as lines for people, each fitting a terminal."""
+    flow = answer.flow
+    yield f"{answer.verdict.value.upper()}  {service(flow)}"
+    yield fitted(f"  from {_end(flow.source)}", WIDTH)
+    yield fitted(f"  to   {_end(flow.destination)}", WIDTH)
+    if not flow.connected:
+        yield "\nNo packet can travel: the ports are in VPCs that no peering connects."
+    if answer.egress and flow.source.port:
+        yield ""
+        yield from _side(policy, flow, flow.source.port, answer.egress, Direction.EGRESS)
+    if answer.ingress and flow.destination.port and flow.connected:
+        yield ""
+        yield from _side(policy, flow, flow.destination.port, answer.ingress, Direction.INGRESS)
+
+
+def service(flow: Flow) -> str:
+    """Return what a flow consists of: ``tcp 443``, ``icmp type 8``."""
+    name = _NAMES.get(flow.protocol, f"protocol {flow.protocol}")
+    if flow.dport is not None:
+        return f"{name} {flow.dport}"
+    if flow.icmp_type is None:
+        return name
+    code = "" if flow.icmp_code is None else f" code {flow.icmp_code}"
+    return f"{name} type {flow.icmp_type}{code}"
+
+
+def _end(end: End) -> str:
+    return f"{end.address} ({end.port.id if end.port else 'no port of the document'})"
+
+
+def _side(
+    policy: Policy, flow: Flow, port: Port, decision: Decision, direction: Direction
+) -> Iterator[str]:
+    reason = _REASONS[decision.reason].format(rule=decision.rule_id, group=decision.group_id)
+    yield fitted(f"{direction.value} at {port.id}: {decision.verdict.value}", WIDTH)
+    yield fitted(f"  {reason}", WIDTH)
+    if decision.reason not in {Reason.RULE, Reason.DEFAULT_DENY}:
+        return
+    rules = considered(policy, port, direction, flow.packet(direction))
+    deciding = (decision.group_id, decision.rule_id)
+    seen = ""
+    for place, ordered in enumerate(rules, 1):
+        if ordered.group_id != seen:
+            seen = ordered.group_id
+            yield fitted(f"    {seen}", WIDTH)
+        decides = (ordered.group_id, ordered.rule.id) == deciding
+        yield _row(ordered, decides=decides)
+        if decides:
+            if left := len(rules) - place:
+                yield f"       ({counted(left, 'more rule')} not reached)"
+            return
+    yield f"  {_MARKER}   (nothing matched: deny)"
+
+
+def _row(ordered: OrderedRule, *, decides: bool) -> str:
+    rule = ordered.rule
+    marker = _MARKER if decides else ""
+    head = f"  {marker:2}   {rule.priority:>3} {rule.action.value:5} {_matches(rule)}"
+    name = fitted(rule.id, 36)
+    room = WIDTH - len(name) - 2
+    return f"{fitted(head, room):{min(room, 52)}}  {name}"
+
+
+def _matches(rule: Rule) -> str:
+    """Return what a rule matches, in short."""
+    words = ["all" if rule.protocol is None else _NAMES.get(rule.protocol, str(rule.protocol))]
+    if rule.ports:
+        words.append(
+            ",".join(
+                str(r.first) if r.first == r.last else f"{r.first}-{r.last}" for r in rule.ports
+            )
+        )
+    if rule.icmp_type is not None:
+        words.append(f"type {rule.icmp_type}")
+    if rule.icmp_code is not None:
+        words.append(f"code {rule.icmp_code}")
+    towards = "from" if rule.direction is Direction.INGRESS else "to"
+    return f"{' '.join(words)} {towards} {_peer(rule.peer)}"
+
+
+def _peer(peer: Peer) -> str:
+    match peer:
+        case AnyPeer():
+            return "anywhere"
+        case PrefixPeer(network):
+            return "anywhere" if network.prefixlen == 0 else str(network)
+        case GroupPeer(group_id):
+            return f"group {group_id}"
+        case AddressGroupPeer(group_id):
+            return f"addresses {group_id}"

@@ -1,0 +1,41 @@
+"""Writing for people at a terminal and for programs that read JSON."""
+
+import json
+import sys
+from collections.abc import Iterable
+
+from secgroupd.errors import Problem
+
+WIDTH = 80
+"""Columns of the terminal that output is made for."""
+
+
+def write(text: str = "") -> None:
+    """Write a line to stdout."""
+    sys.stdout.write(text + "\n")
+
+
+def write_json(value: object) -> None:
+    """Write a value as one line of JSON to stdout."""
+    write(json.dumps(value, ensure_ascii=False))
+
+
+def complain(text: str) -> None:
+    """Write a line to stderr."""
+    sys.stderr.write(text + "\n")
+
+
+def complain_of(problems: Iterable[Problem]) -> None:
+    """Write problems to stderr, one a line."""
+    for problem in problems:
+        complain(str(problem))
+
+
+def counted(count: int, noun: str) -> str:
+    """Return a number and its noun, in the plural where it belongs."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def fitted(text: str, width: int) -> str:
+    """Return text that is no longer than ``width``."""
+    return text if len(text) <= width else text[: max(width - 3, 0)] + "..."

@@ -1,0 +1,189 @@
+"""The host's links: a complete list on demand, and a socket that tells when to ask for it again.
+
+Events are never interpreted, only counted as "something changed": a list is complete by itself, so
+neither a lost event nor their order can lead astray. The listing is decoded here because it is
+read again at every link event: a general decoder takes 0.3 ms a link, this one 0.01 ms. Numbers are
+those of ``linux/rtnetlink.h`` and ``linux/if_link.h``.
+"""
+
+import errno
+import os
+import socket
+import struct
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Self
+
+from secgroupd.core.bindings import Link
+from secgroupd.dataplane.netlink import (
+    DUMP_TRIES,
+    HEADER,
+    NLM_F_DUMP,
+    NLM_F_DUMP_INTR,
+    NLM_F_REQUEST,
+    NLMSG_DONE,
+    NLMSG_ERROR,
+    RECEIVE_BYTES,
+    RECEIVE_SECONDS,
+    SOCKET_BUFFER_BYTES,
+    DumpInterrupted,
+    attribute,
+    attributes,
+)
+from secgroupd.errors import DataplaneError
+
+NEW_LINK, GET_LINK = 16, 18
+LINK_GROUP = 1
+INFO = struct.Struct("=BxHiII")
+"""Family, device type, index, flags, change mask."""
+ADDRESS, NAME, MASTER, ALIAS, FILTER = 1, 3, 10, 20, 29
+SKIP_STATISTICS = 1 << 3
+IFF_UP = 1
+MAC_BYTES = 6
+SO_RCVBUFFORCE = 33
+
+
+class Links:
+    """The links of the network namespace of the thread that made the adapter.
+
+    ``fileno`` becomes readable when a link has come, gone or changed.
+
+    Raises:
+        DataplaneError: the kernel gives no socket.
+    """
+
+    def __init__(self) -> None:
+        try:
+            self._dump = _netlink(0)
+            try:
+                self._events = _netlink(LINK_GROUP)
+            except OSError:
+                self._dump.close()
+                raise
+        except OSError as error:
+            raise DataplaneError(f"cannot ask for links: {error}") from error
+        self._events.settimeout(0)
+        self._dump.settimeout(RECEIVE_SECONDS)
+        self._sequence = 0
+
+    def close(self) -> None:
+        """Close the sockets."""
+        self._dump.close()
+        self._events.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def fileno(self) -> int:
+        """Return the descriptor of the event socket, for select."""
+        return self._events.fileno()
+
+    def changed(self) -> bool:
+        """Take every event that has come; tell whether there was any, or any was lost."""
+        seen = False
+        while True:
+            try:
+                self._events.recv(RECEIVE_BYTES)
+            except BlockingIOError:
+                return seen
+            except OSError as error:
+                if error.errno != errno.ENOBUFS:
+                    raise DataplaneError(f"cannot follow links: {error}") from error
+            seen = True
+
+    def read(self) -> tuple[Link, ...]:
+        """Return every link, by index.
+
+        Raises:
+            DataplaneError: they could not be read, or changed during every one of many tries.
+        """
+        try:
+            for _ in range(DUMP_TRIES):
+                found = self._try()
+                if found is not None:
+                    return tuple(sorted(found, key=lambda link: link.index))
+            raise DumpInterrupted(errno.EINTR, "the links changed during every try")
+        except OSError as error:
+            raise DataplaneError(f"cannot list links: {error}") from error
+
+    def _try(self) -> list[Link] | None:
+        """Return the links, or None when they changed meanwhile."""
+        self._sequence += 1
+        body = INFO.pack(socket.AF_UNSPEC, 0, 0, 0, 0)
+        body += attribute(FILTER, SKIP_STATISTICS.to_bytes(4, "little" if _LITTLE else "big"))
+        header = HEADER.pack(
+            HEADER.size + len(body), GET_LINK, NLM_F_REQUEST | NLM_F_DUMP, self._sequence, 0
+        )
+        self._dump.send(header + body)
+        found: list[Link] = []
+        consistent = True
+        while True:
+            for kind, flags, payload in self._messages():
+                consistent = consistent and not flags & NLM_F_DUMP_INTR
+                if kind == NLMSG_DONE:
+                    return found if consistent else None
+                if kind == NLMSG_ERROR:
+                    code = -struct.unpack_from("=i", payload)[0]
+                    if code == errno.EINTR:
+                        return None
+                    raise OSError(code, os.strerror(code))
+                if kind == NEW_LINK:
+                    found.append(_link(payload))
+
+    def _messages(self) -> Iterator[tuple[int, int, memoryview]]:
+        """Receive once; yield (kind, flags, payload) of the messages that answer the last request."""
+        view = memoryview(self._dump.recv(RECEIVE_BYTES))
+        offset = 0
+        while offset + HEADER.size <= len(view):
+            length, kind, flags, sequence, _ = HEADER.unpack_from(view, offset)
+            if sequence == self._sequence:
+                yield kind, flags, view[offset + HEADER.size : offset + length]
+            offset += (length + 3) & ~3
+
+
+_LITTLE = struct.pack("=H", 1) == b"\1\0"
+
+
+def _netlink(groups: int) -> socket.socket:
+    made = socket.socket(
+        socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE
+    )
+    try:
+        made.bind((0, groups))
+        for option in (socket.SO_RCVBUF, SO_RCVBUFFORCE):
+            try:
+                made.setsockopt(socket.SOL_SOCKET, option, SOCKET_BUFFER_BYTES)
+            except PermissionError:
+                continue
+    except OSError:
+        made.close()
+        raise
+    return made
+
+
+def _link(payload: memoryview) -> Link:
+    _, _, index, flags, _ = INFO.unpack_from(payload)
+    name, alias, mac, master = "", None, None, None
+    for kind, value in attributes(payload[INFO.size :]):
+        if kind == NAME:
+            name = _text(value)
+        elif kind == ALIAS:
+            alias = _text(value)
+        elif kind == ADDRESS and len(value) == MAC_BYTES:
+            mac = value.hex(":")
+        elif kind == MASTER:
+            (master,) = struct.unpack("=I", value)
+    return Link(name, index, alias, mac, master, up=bool(flags & IFF_UP))
+
+
+def _text(value: memoryview) -> str:
+    # The kernel asks nobody for UTF-8: one odd name must not keep all links from being seen.
+    return bytes(value).rstrip(b"\0").decode(errors="surrogateescape")

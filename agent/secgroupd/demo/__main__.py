@@ -1,0 +1,30 @@
+"""Runs the demonstration: ``python -m secgroupd.demo``."""
+
+import signal
+import sys
+from types import FrameType
+
+from secgroupd.commands.output import complain
+from secgroupd.demo.story import tell
+from secgroupd.errors import SecgroupdError
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def main() -> int:
+    """Run the demonstration; return 0 if every packet did what the rules say."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        return 0 if tell() else 1
+    except KeyboardInterrupt:
+        complain("\ninterrupted; everything has been taken down")
+        return 130
+    except SecgroupdError as error:
+        complain(f"demo: {error}")
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

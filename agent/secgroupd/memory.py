@@ -1,0 +1,194 @@
+"""The record on disk: written whole or not at all, and never trusted without its checksum.
+
+A record that cannot be read costs connections their standing, not safety: everything is judged
+again. So whatever is wrong with the file, it is set aside for a person to look at, and the agent
+goes on with an empty record.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+
+from secgroupd.core.codec import CodecError, decode, encode
+from secgroupd.core.compiler import Binding, Generations
+from secgroupd.core.model import State
+from secgroupd.errors import StoreError
+from secgroupd.reconcile import Memory, Record
+
+FILE = "accepted.json"
+FORMAT = 1
+"""Version of the file's format; one with another is set aside."""
+
+KEPT_ASIDE = 3
+"""Broken files that are kept; the oldest goes first."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Standing:
+    """The part of a record that is small and changes often."""
+
+    generations: Generations
+    bindings: Mapping[str, Binding]
+
+
+class FileMemory:
+    """Keeps the record in ``accepted.json`` of a directory that must be there when it is saved.
+
+    The file has two lines or more: a header with format and checksum, and the record.
+
+    Attributes:
+        trouble: why the last ``load`` gave an empty record although there was a file; else None.
+    """
+
+    def __init__(self, directory: Path | str) -> None:
+        self._directory = Path(directory)
+        self._path = self._directory / FILE
+        self._texts: list[tuple[State, str]] = []
+        self.trouble: str | None = None
+
+    def load(self) -> Record:
+        """Return the record; an empty one when there is none, or none that can be read."""
+        self.trouble = None
+        try:
+            content = self._path.read_bytes()
+        except FileNotFoundError:
+            return Record()
+        except OSError as error:
+            return self._refuse(f"it cannot be read: {error.strerror}")
+        try:
+            return self._decoded(content)
+        except ValueError as error:
+            return self._refuse(str(error))
+
+    def save(self, record: Record) -> None:
+        """Keep a record: it is on the disk when this returns, or the one before still is.
+
+        Raises:
+            StoreError: the directory is missing, read-only or full.
+        """
+        content = self._encoded(record)
+        fresh = self._path.with_name(f"{FILE}.new")
+        try:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
+            with open(os.open(fresh, flags, 0o600), "wb") as file:  # noqa: PTH123
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            fresh.replace(self._path)
+            self._sync_directory()
+        except OSError as error:
+            raise StoreError(f"cannot keep the record in {self._path}: {error.strerror}") from error
+
+    def _sync_directory(self) -> None:
+        descriptor = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def _encoded(self, record: Record) -> bytes:
+        standing = _Standing(record.generations, record.bindings)
+        lines = [
+            self._text(record.accepted),
+            self._text(record.intended),
+            encode(_Standing, standing),
+        ]
+        kept = [state for state in (record.accepted, record.intended) if state is not None]
+        self._texts = [
+            (known, text) for known, text in self._texts if any(known is k for k in kept)
+        ]
+        body = "".join(f"{line}\n" for line in lines).encode()
+        header = {"format": FORMAT, "checksum": _checksum(body)}
+        return json.dumps(header).encode() + b"\n" + body
+
+    def _text(self, state: State | None) -> str:
+        # A state is most of the file, and mostly the same one is saved again with other bindings.
+        if state is None:
+            return "null"
+        for known, text in self._texts:
+            if known is state:
+                return text
+        text = encode(State, state)
+        self._texts.append((state, text))
+        return text
+
+    def _decoded(self, content: bytes) -> Record:
+        head, _, body = content.partition(b"\n")
+        try:
+            header = json.loads(head)
+            version, checksum = header["format"], header["checksum"]
+        except (ValueError, TypeError, KeyError):
+            raise CodecError("it is torn or damaged: its first line is not a header") from None
+        if version != FORMAT:
+            raise CodecError(f"its format is {str(version)[:20]}, and only {FORMAT} is understood")
+        if checksum != _checksum(body):
+            raise CodecError("it is torn or damaged: its checksum does not fit")
+        accepted, intended, standing = body.splitlines()
+        small = decode(_Standing, standing)
+        return Record(_state(accepted), _state(intended), small.generations, small.bindings)
+
+    def _refuse(self, reason: str) -> Record:
+        aside = self._set_aside()
+        self.trouble = f"{self._path} is not used: {reason}; {aside}"
+        return Record()
+
+    def _set_aside(self) -> str:
+        try:
+            suffixes = (
+                path.name.rpartition("-")[2] for path in self._directory.glob(f"{FILE}.broken-*")
+            )
+            numbers = sorted(int(each) for each in suffixes if each.isascii() and each.isdecimal())
+            name = f"{FILE}.broken-{numbers[-1] + 1 if numbers else 1}"
+            self._path.rename(self._path.with_name(name))
+            for number in numbers[: -(KEPT_ASIDE - 1)]:
+                self._path.with_name(f"{FILE}.broken-{number}").unlink()
+        except OSError as error:
+            return f"it stays where it is ({error.strerror})"
+        return f"it was set aside as {name}"
+
+
+class PatientMemory:
+    """A memory whose ``save`` always succeeds: what the store does not take now is kept for later.
+
+    So a full disk does not stop enforcement. Should the agent die meanwhile, the next one begins
+    from an older record, which at worst clears more connections.
+
+    Attributes:
+        trouble: why the store has not taken the newest record; None when it has.
+    """
+
+    def __init__(self, store: Memory) -> None:
+        self._store = store
+        self._pending: Record | None = None
+        self.trouble: str | None = None
+
+    def load(self) -> Record:
+        """Return what is remembered."""
+        return self._store.load() if self._pending is None else self._pending
+
+    def save(self, record: Record) -> None:
+        """Keep a record, in the store if it takes it."""
+        self._pending = record
+        self.retry()
+
+    def retry(self) -> None:
+        """Try once more to save what the store has not taken yet, if anything."""
+        if self._pending is None:
+            return
+        try:
+            self._store.save(self._pending)
+        except StoreError as error:
+            self.trouble = str(error)
+        else:
+            self._pending = self.trouble = None
+
+
+def _state(line: bytes) -> State | None:
+    return None if line == b"null" else decode(State, line)
+
+
+def _checksum(body: bytes) -> str:
+    return blake2b(body, digest_size=16).hexdigest()

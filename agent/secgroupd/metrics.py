@@ -1,0 +1,191 @@
+"""Numbers about the agent's work, and their HTTP endpoint.
+
+The loop's thread writes, the server's threads read. What is read from the kernel is read when
+somebody asks, so that nothing is done for metrics that nobody collects.
+"""
+
+import threading
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from wsgiref.simple_server import WSGIServer
+
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+    Metric,
+)
+from prometheus_client.exposition import start_wsgi_server
+from prometheus_client.registry import Collector, CollectorRegistry
+
+from secgroupd.core.clearing import Cleared
+
+CONNTRACK = Path("/proc/sys/net/netfilter")
+"""Where the kernel shows the connection table's size, of the reading thread's namespace."""
+
+BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+"""Upper bounds of the histogram of cycles, in seconds."""
+
+
+class Result(StrEnum):
+    """How a cycle ended; the values are label values."""
+
+    CHANGED = "changed"
+    UNCHANGED = "unchanged"
+    FAILED = "failed"
+
+
+class PortState(StrEnum):
+    """What a port of this host, or an interface, is; the values are label values."""
+
+    ENFORCED = "enforced"
+    WAITING = "waiting"
+    UNMANAGED = "unmanaged"
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What holds now, as opposed to what has been counted.
+
+    ``last_success`` is in seconds of Unix time; None before the first success.
+    """
+
+    revision: str = ""
+    last_success: float | None = None
+    refused: bool = False
+    ports: Mapping[PortState, int] = field(default_factory=dict)
+
+
+class Metrics(Collector):
+    """Counts what the loop reports, and shows it in a registry."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.registry = registry
+        self._lock = threading.Lock()
+        self._snapshot = Snapshot()
+        self._results = Counter({result: 0 for result in Result})
+        self._seconds = 0.0
+        self._buckets = [0] * (len(BUCKETS) + 1)
+        self._repairs = 0
+        self._cleared: Counter[str] = Counter()
+        registry.register(self)
+
+    def show(self, snapshot: Snapshot) -> None:
+        """Take what holds from now on."""
+        with self._lock:
+            self._snapshot = snapshot
+
+    def count_cycle(self, result: Result, seconds: float, *, repaired: bool = False) -> None:
+        """Count a cycle, how long it took, and whether it repaired a drift."""
+        with self._lock:
+            self._results[result] += 1
+            self._seconds += seconds
+            self._buckets[bisect_left(BUCKETS, seconds)] += 1
+            self._repairs += repaired
+
+    def count_cleared(self, cleared: Cleared, local: Iterable[str]) -> None:
+        """Count the ports of this host whose connections a change has cleared, by scenario."""
+        with self._lock:
+            for port_id in local:
+                self._cleared.update(each.value for each in cleared.get(port_id, ()))
+
+    def collect(self) -> Iterable[Metric]:
+        """Return every metric (called by the registry)."""
+        with self._lock:
+            found = [*self._cycles(), *self._standing(self._snapshot)]
+        return [*found, *_conntrack()]
+
+    def _cycles(self) -> Iterable[Metric]:
+        applied = CounterMetricFamily(
+            "secgroupd_apply", "Cycles of comparing and applying, by result.", labels=["result"]
+        )
+        for result in Result:
+            applied.add_metric([result.value], self._results[result])
+        yield applied
+        total, buckets = 0, []
+        for bound, count in zip((*map(str, BUCKETS), "+Inf"), self._buckets, strict=True):
+            total += count
+            buckets.append((bound, total))
+        yield HistogramMetricFamily(
+            "secgroupd_apply_duration_seconds",
+            "Time from the beginning to the end of a cycle.",
+            buckets=buckets,
+            sum_value=self._seconds,
+        )
+        yield CounterMetricFamily(
+            "secgroupd_drift_repairs",
+            "Cycles that found the agent's table changed by somebody else and put it right.",
+            value=self._repairs,
+        )
+        cleared = CounterMetricFamily(
+            "secgroupd_cleared_ports",
+            "Ports of this host whose inbound connections a change had judged again, by reason.",
+            labels=["scenario"],
+        )
+        for scenario, count in sorted(self._cleared.items()):
+            cleared.add_metric([scenario], count)
+        yield cleared
+
+    @staticmethod
+    def _standing(snapshot: Snapshot) -> Iterable[Metric]:
+        if snapshot.last_success is not None:
+            yield GaugeMetricFamily(
+                "secgroupd_last_success_timestamp_seconds",
+                "When a cycle last ended with the kernel as it should be, in Unix time.",
+                value=snapshot.last_success,
+            )
+        yield InfoMetricFamily(
+            "secgroupd_revision",
+            "The revision of the document that is in force; empty for none.",
+            value={"revision": snapshot.revision},
+        )
+        ports = GaugeMetricFamily(
+            "secgroupd_ports",
+            "Ports of this host by state: enforced, waiting for an interface of their own, or "
+            "unmanaged because their port security is switched off.",
+            labels=["state"],
+        )
+        for state in PortState:
+            ports.add_metric([state.value], snapshot.ports.get(state, 0))
+        yield ports
+        yield GaugeMetricFamily(
+            "secgroupd_document_refused",
+            "1 while the document is refused and the last accepted one stays in force, else 0.",
+            value=float(snapshot.refused),
+        )
+
+
+def _conntrack() -> Iterable[Metric]:
+    for name, file, text in (
+        ("entries", "nf_conntrack_count", "Connections that the kernel tracks."),
+        ("limit", "nf_conntrack_max", "Connections that the kernel can track."),
+    ):
+        try:
+            value = int((CONNTRACK / file).read_text(encoding="ascii"))
+        except (OSError, ValueError):
+            continue
+        yield GaugeMetricFamily(f"secgroupd_conntrack_{name}", text, value=value)
+
+
+class Endpoint:
+    """Serves a registry by HTTP, to GET requests only.
+
+    Raises:
+        OSError: the address cannot be listened on, or the port is busy.
+    """
+
+    def __init__(self, listen: tuple[str, int], registry: CollectorRegistry) -> None:
+        host, port = listen
+        self._server: WSGIServer
+        self._server, self._thread = start_wsgi_server(port, host, registry)
+
+    def close(self) -> None:
+        """Stop serving and wait for the server's thread."""
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()

@@ -1,0 +1,1 @@
+"""Where the state document comes from."""
