@@ -6,12 +6,13 @@ no file at all; a file that is there is taken whole or refused with every proble
 
 import re
 import socket
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from pathlib import Path
 
 from secgroupd.core.document import Limits
-from secgroupd.core.model import Clearing
+from secgroupd.core.model import Clearing, Timeout
 from secgroupd.core.reading import (
     Field,
     Kind,
@@ -63,6 +64,8 @@ class Settings:
         clearing: which connections a change judges again.
         adoption_grace: how long connections that began before the agent may go on, in seconds.
         resync_interval: how often the kernel is read back, in seconds.
+        timeouts: connection tracking timeouts of the ports' connections, in seconds; what is not
+            named keeps the kernel's.
         limits: what going over one of the cloud's limits is.
         log_level: name of a level of the logging module.
     """
@@ -76,6 +79,7 @@ class Settings:
     clearing: Clearing = Clearing.DOCUMENTED
     adoption_grace: float = 60.0
     resync_interval: float = 60.0
+    timeouts: Mapping[Timeout, int] = field(default_factory=dict)
     limits: Limits = Limits.WARN
     log_level: str = "INFO"
 
@@ -195,6 +199,11 @@ METRICS = Shape(
     "Where metrics are served.",
     {"listen": Field(scalar_kind(_listen), 'address and port, or "" for nowhere')},
 )
+TIMEOUTS = Shape(
+    "timeouts",
+    "Connection tracking timeouts of the ports' connections.",
+    {each.value: Field(_seconds(1), "seconds") for each in Timeout},
+)
 SETTINGS = Shape(
     "settings",
     "The agent's own settings.",
@@ -211,6 +220,7 @@ SETTINGS = Shape(
         ),
         "adoption_grace": Field(_seconds(0), "seconds"),
         "resync_interval": Field(_seconds(0.1), "seconds"),
+        "timeouts": Field(mapping_kind(TIMEOUTS, lambda values, _: values), "timeouts"),
         "limits": Field(
             scalar_kind(one_of({each.value: each for each in Limits}, "limits")),
             "what going over a limit is",
@@ -229,6 +239,9 @@ def _settings(values: Values) -> Settings:
         given["source_directory"] = source.given["directory"]
     if metrics is not None and "listen" in metrics.node.entries:
         given["metrics_listen"] = metrics.given.get("listen")
+    timeouts: Values | None = given.pop("timeouts", None)
+    if timeouts is not None:
+        given["timeouts"] = {Timeout(name): int(value) for name, value in timeouts.given.items()}
     if "managed_interfaces" in given:
         given["managed_interfaces"] = tuple(each.value for each in given["managed_interfaces"])
     return Settings(**given)

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
+from typing import Protocol
 from wsgiref.simple_server import WSGIServer
 
 from prometheus_client.core import (
@@ -23,7 +24,8 @@ from prometheus_client.core import (
 from prometheus_client.exposition import start_wsgi_server
 from prometheus_client.registry import Collector, CollectorRegistry
 
-from secgroupd.core.clearing import Cleared
+from secgroupd.core.clearing import Cleared, Scenario
+from secgroupd.sweeper import Totals
 
 CONNTRACK = Path("/proc/sys/net/netfilter")
 """Where the kernel shows the connection table's size, of the reading thread's namespace."""
@@ -61,14 +63,23 @@ class Snapshot:
     ports: Mapping[PortState, int] = field(default_factory=dict)
 
 
+class Sweeps(Protocol):
+    """Who counts connections."""
+
+    @property
+    def totals(self) -> Totals:
+        """What has been counted so far."""
+
+
 class Metrics(Collector):
     """Counts what the loop reports, and shows it in a registry."""
 
-    def __init__(self, registry: CollectorRegistry) -> None:
+    def __init__(self, registry: CollectorRegistry, sweeps: Sweeps | None = None) -> None:
         self.registry = registry
+        self._sweeps = sweeps
         self._lock = threading.Lock()
         self._snapshot = Snapshot()
-        self._results = Counter({result: 0 for result in Result})
+        self._results = Counter(dict.fromkeys(Result, 0))
         self._seconds = 0.0
         self._buckets = [0] * (len(BUCKETS) + 1)
         self._repairs = 0
@@ -98,7 +109,8 @@ class Metrics(Collector):
         """Return every metric (called by the registry)."""
         with self._lock:
             found = [*self._cycles(), *self._standing(self._snapshot)]
-        return [*found, *_conntrack()]
+        connections = () if self._sweeps is None else _connections(self._sweeps.totals)
+        return [*found, *connections, *_conntrack()]
 
     def _cycles(self) -> Iterable[Metric]:
         applied = CounterMetricFamily(
@@ -158,6 +170,27 @@ class Metrics(Collector):
             "1 while the document is refused and the last accepted one stays in force, else 0.",
             value=float(snapshot.refused),
         )
+
+
+def _connections(totals: Totals) -> Iterable[Metric]:
+    for name, counts, text in (
+        (
+            "cleared",
+            totals.cleared,
+            "Connections found to be judged again after a change, by reason.",
+        ),
+        ("kept", totals.kept, "Of the connections cleared, those that the rules still allow."),
+        ("cut", totals.cut, "Of the connections cleared, those that the rules deny now."),
+    ):
+        family = CounterMetricFamily(f"secgroupd_connections_{name}", text, labels=["scenario"])
+        for scenario in Scenario:
+            family.add_metric([scenario.value], counts.get(scenario, 0))
+        yield family
+    yield GaugeMetricFamily(
+        "secgroupd_sweep_pending",
+        "1 while a change waits for its sweep of the connection table, or one has failed.",
+        value=float(totals.pending),
+    )
 
 
 def _conntrack() -> Iterable[Metric]:

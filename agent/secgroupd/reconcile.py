@@ -19,7 +19,7 @@ from secgroupd.core.names import ADOPTING
 from secgroupd.core.plan import Line, Observed, Plan, diff
 from secgroupd.core.policy import Policy
 from secgroupd.core.ruleset import TABLE, Ruleset, quotable, quoted
-from secgroupd.errors import NotConverged, OutcomeUnknown
+from secgroupd.errors import DataplaneError, NotConverged, OutcomeUnknown
 
 GENERATION_EPOCH = 1_600_000_000
 """Second (Unix time) from which generations are counted. A generation is never below the seconds
@@ -188,6 +188,16 @@ class Reconciler:
             proposal.record.generations,
             drifted,
         )
+
+    def disturbed(self) -> bool:
+        """Tell whether anybody has changed any table since the last cycle.
+
+        False when the kernel cannot be asked, which the next cycle will say.
+        """
+        try:
+            return self.kernel.generation() != self._known_at
+        except DataplaneError:
+            return False
 
     def forget_kernel(self) -> None:
         """Read the whole table again in the next cycle, whatever its generation says."""

@@ -179,7 +179,9 @@ class Watcher:
         """Take every event that has come; tell whether the document may have changed."""
         changed = moved = False
         for watch, mask, name in self._events():
-            if mask & _Q_OVERFLOW or (watch in self._above and (mask & _SELF or name in self._above[watch])):
+            if mask & _Q_OVERFLOW or (
+                watch in self._above and (mask & _SELF or name in self._above[watch])
+            ):
                 changed = moved = True
             if watch == self._own:
                 moved = moved or bool(mask & (_SELF | _IGNORED))

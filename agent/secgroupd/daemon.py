@@ -1,0 +1,260 @@
+"""The daemon: one loop that waits for something to happen, and lets the guard act on it.
+
+What can happen: the document's files change, a link comes or goes, somebody changes the ruleset (by
+its generation number, looked at now and then), it is time for a full comparison, a signal. Watchers
+only wake the loop. Stopping leaves the rules as they are.
+"""
+
+import argparse
+import logging
+import os
+import select
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from prometheus_client.registry import CollectorRegistry
+
+from secgroupd import __version__
+from secgroupd.config import Settings, load
+from secgroupd.dataplane.conntrack import Conntrack
+from secgroupd.dataplane.links import Links
+from secgroupd.dataplane.nft import Nft
+from secgroupd.errors import DataplaneError, SecgroupdError, SettingsError
+from secgroupd.guard import Guard
+from secgroupd.memory import FileMemory, PatientMemory
+from secgroupd.metrics import Endpoint, Metrics
+from secgroupd.notify import notify
+from secgroupd.reconcile import Reconciler
+from secgroupd.rundir import lock, make_directory
+from secgroupd.sources.files import Watcher
+from secgroupd.sweeper import Sweeper
+
+SETTLE_SECONDS = 0.02
+"""How long the loop waits after an event for those that belong to it."""
+
+LOOK_SECONDS = 1.0
+"""How often the ruleset's generation number is looked at for changes by others."""
+
+FIRST_RETRY, LAST_RETRY = 0.1, 30.0
+"""Seconds until a failed cycle is tried again: the first time, and at the most."""
+
+log = logging.getLogger("secgroupd")
+
+
+@dataclass(slots=True)
+class Due:
+    """When the next things are due, in seconds of the monotonic clock."""
+
+    look: float = 0.0
+    resync: float = 0.0
+    retry: float | None = None
+    backoff: float = FIRST_RETRY
+
+    def wait(self, now: float) -> float:
+        """Return how long there is nothing to do."""
+        nearest = min(self.look, self.resync, *([] if self.retry is None else [self.retry]))
+        return max(0.0, nearest - now)
+
+    def done(self, now: float, settings: Settings, *, well: bool) -> None:
+        """Note that a cycle has been run."""
+        self.look = now + LOOK_SECONDS
+        if well:
+            self.retry, self.backoff = None, FIRST_RETRY
+        else:
+            self.retry = now + self.backoff
+            self.backoff = min(self.backoff * 2, LAST_RETRY)
+        if self.resync <= now:
+            self.resync = now + settings.resync_interval
+
+
+class Daemon:
+    """A running daemon with everything that it holds open.
+
+    Raises:
+        SecgroupdError: it cannot begin: another one runs, or the kernel gives no sockets.
+    """
+
+    def __init__(self, settings: Settings, config: Path | None) -> None:
+        self._config = config
+        self._open = ExitStack()
+        self._stop = False
+        self._reload = False
+        self._endpoint: Endpoint | None = None
+        self._metrics_trouble = False
+        try:
+            self._start(settings)
+        except BaseException:
+            self._open.close()
+            raise
+
+    def _start(self, settings: Settings) -> None:
+        for directory in (settings.run_dir, settings.state_dir):
+            make_directory(directory)
+        self._open.callback(os.close, lock(settings.run_dir))
+        self.settings = settings
+        self._nft = self._open.enter_context(Nft())
+        self._links = self._open.enter_context(Links())
+        self._watcher = self._open.enter_context(Watcher(settings.source_directory))
+        store = FileMemory(settings.state_dir)
+        memory = PatientMemory(store)
+        reconciler = Reconciler(self._nft, memory)
+        sweeper = Sweeper(Conntrack, Nft)
+        sweeper.start()
+        self._open.callback(sweeper.stop)
+        metrics = Metrics(CollectorRegistry(), sweeper)
+        self.guard = Guard(settings, reconciler, memory, self._links, sweeper, metrics)
+        self._configure(settings)
+        self._wake, waker = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        for descriptor in (self._wake, waker):
+            self._open.callback(os.close, descriptor)
+        self._open.callback(signal.set_wakeup_fd, signal.set_wakeup_fd(waker))
+        for number, action in (
+            (signal.SIGTERM, self._on_stop),
+            (signal.SIGINT, self._on_stop),
+            (signal.SIGHUP, self._on_reload),
+        ):
+            self._open.callback(signal.signal, number, signal.signal(number, action))
+        self._serve()
+        self.guard.begin()
+        if store.trouble:
+            log.warning("record-lost reason=%s", store.trouble)
+
+    def _configure(self, settings: Settings) -> None:
+        self.settings = self.guard.settings = settings
+        reconciler = self.guard.reconciler
+        reconciler.managed = settings.managed_interfaces
+        reconciler.mode = settings.clearing
+        reconciler.grace = int(settings.adoption_grace)
+        reconciler.timeouts = settings.timeouts
+        logging.getLogger().setLevel(settings.log_level)
+
+    def close(self) -> None:
+        """Let go of everything; the table stays in the kernel."""
+        if self._endpoint is not None:
+            self._endpoint.close()
+        self._open.close()
+
+    def _on_stop(self, *_: object) -> None:
+        self._stop = True
+
+    def _on_reload(self, *_: object) -> None:
+        self._reload = True
+
+    def _serve(self) -> None:
+        """Serve metrics; a busy port is tried again at every full comparison."""
+        listen = self.settings.metrics_listen
+        if self._endpoint is not None or listen is None:
+            return
+        try:
+            self._endpoint = Endpoint(listen, self.guard.metrics.registry)
+        except OSError as error:
+            if not self._metrics_trouble:
+                log.warning("metrics-not-served listen=%s:%d error=%s", *listen, error)
+            self._metrics_trouble = True
+
+    def run(self) -> None:
+        """Guard the host until a signal ends it."""
+        watchdog = float(os.environ.get("WATCHDOG_USEC", "0")) / 2e6
+        due = Due(resync=time.monotonic() + self.settings.resync_interval)
+        self.guard.read()
+        due.done(time.monotonic(), self.settings, well=self.guard.enforce())
+        self.guard.tell()
+        notify("READY=1\nSTATUS=guarding")
+        log.info("started version=%s", __version__)
+        while not self._stop:
+            wait = due.wait(time.monotonic())
+            events = self._await(min(wait, watchdog) if watchdog else wait)
+            notify("WATCHDOG=1")
+            if not self._stop:
+                self._act(due, events=events)
+        notify("STOPPING=1")
+        log.info("stopped rules=stay")
+
+    def _await(self, seconds: float) -> bool:
+        """Wait for an event; tell whether there was one of the document or the links."""
+        watched = [self._watcher.fileno(), self._links.fileno()]
+        ready, _, _ = select.select([self._wake, *watched], [], [], seconds)
+        if self._wake in ready:
+            os.read(self._wake, 4096)
+        happened = any(descriptor in ready for descriptor in watched)
+        if happened:
+            time.sleep(SETTLE_SECONDS)
+        return happened
+
+    def _act(self, due: Due, *, events: bool) -> None:
+        now = time.monotonic()
+        document = self._watcher.changed()
+        links = self._links.changed()
+        if self._reload:
+            self._reload = False
+            self._reload_settings()
+            document = True
+        resync = now >= due.resync
+        drift = now >= due.look and self.guard.reconciler.disturbed()
+        retry = due.retry is not None and now >= due.retry
+        if document or resync:
+            refused = self.guard.problems
+            self.guard.read()
+            if self.guard.problems != refused:
+                self.guard.tell()
+        if resync:
+            self._serve()
+            well = self.guard.resync()
+        elif document or links or drift or retry or events:
+            well = self.guard.enforce()
+        else:
+            due.look = now + LOOK_SECONDS
+            return
+        due.done(time.monotonic(), self.settings, well=well)
+
+    def _reload_settings(self) -> None:
+        """Take what of the settings can change while the daemon runs."""
+        try:
+            fresh = load(self._config)
+        except SettingsError as error:
+            for problem in error.problems:
+                log.error("settings-refused %s", problem)
+            return
+        fixed = ("source_directory", "state_dir", "run_dir", "metrics_listen")
+        for name in fixed:
+            if getattr(fresh, name) != getattr(self.settings, name):
+                log.warning("setting-needs-restart name=%s", name)
+        self._configure(fresh)
+        self.guard.reconciler.forget_kernel()
+        log.info("settings-reloaded")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the daemon; the exit code is 0 after a signal, 1 when it could not begin."""
+    parser = argparse.ArgumentParser(
+        prog="secgroupd", description="Enforce cloud security groups on this host's interfaces."
+    )
+    parser.add_argument(
+        "--config", type=Path, help="settings (default: /etc/secgroupd/secgroupd.yaml)"
+    )
+    parser.add_argument("--version", action="version", version=f"secgroupd {__version__}")
+    args = parser.parse_args(argv)
+    logging.basicConfig(stream=sys.stderr, format="%(levelname)s %(message)s", level="INFO")
+    try:
+        daemon = Daemon(load(args.config), args.config)
+    except DataplaneError as error:
+        log.critical("cannot-start error=%s", error)
+        return 1
+    except SecgroupdError as error:
+        for line in str(error).splitlines():
+            log.critical("cannot-start error=%s", line)
+        return 1
+    try:
+        daemon.run()
+    finally:
+        daemon.close()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

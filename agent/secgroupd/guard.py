@@ -1,0 +1,197 @@
+"""What the daemon does when something has happened: read, decide, enforce, tell.
+
+One thread calls it. It never raises for what an operator or the kernel can cause: that is logged,
+shown in the status, and tried again.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from secgroupd.config import Settings
+from secgroupd.core.bindings import Bound, Link, bind
+from secgroupd.core.document import Parsed, parse
+from secgroupd.core.model import State
+from secgroupd.core.policy import Policy
+from secgroupd.errors import DataplaneError, DocumentError, Problem
+from secgroupd.memory import PatientMemory
+from secgroupd.metrics import Metrics, PortState, Result, Snapshot
+from secgroupd.reconcile import Outcome, Reconciler
+from secgroupd.rundir import write_status
+from secgroupd.sources import files
+from secgroupd.sweeper import Job, Sweeper
+
+PROBLEMS_LOGGED = 50
+"""How many problems of a refused document are logged; ``secgroupctl check`` shows all."""
+
+log = logging.getLogger("secgroupd")
+
+
+class LinkList(Protocol):
+    """The links of this host."""
+
+    def read(self) -> Sequence[Link]:
+        """Return every link."""
+
+
+@dataclass(slots=True)
+class Guard:
+    """Keeps a host enforced.
+
+    Attributes:
+        state: what is to be enforced: the newest accepted document.
+        problems: why the newest document is refused; empty when it is accepted.
+        error: why the last cycle failed; None when it did not.
+    """
+
+    settings: Settings
+    reconciler: Reconciler
+    memory: PatientMemory
+    links: LinkList
+    sweeper: Sweeper
+    metrics: Metrics
+    now: Callable[[], float] = time.time
+    state: State | None = None
+    problems: tuple[Problem, ...] = ()
+    error: str | None = None
+    _digest: bytes = b""
+    _bound: Bound = field(default_factory=lambda: Bound({}, {}))
+    _enforced: State | None = None
+    _last_success: float | None = None
+    _repairs: int = 0
+
+    def begin(self) -> None:
+        """Take up what was in force before, until the document has been read."""
+        self.state = self.reconciler.record.accepted
+        if self.state is not None:
+            log.info("resumed revision=%s", self.state.revision)
+
+    def read(self, *, anew: bool = False) -> None:
+        """Read the document, if it has changed (or ``anew``: in any case)."""
+        reading = files.read(self.settings.source_directory)
+        if reading.digest == self._digest and not anew:
+            return
+        self._digest = reading.digest
+        try:
+            parsed = self._parsed(reading)
+        except DocumentError as error:
+            self.problems = error.problems
+            for problem in error.problems[:PROBLEMS_LOGGED]:
+                log.error("document-refused %s", problem)
+            log.error(
+                "document-refused problems=%d in-force=%s", len(error.problems), self._revision
+            )
+            return
+        self.problems = ()
+        self.state = parsed.state
+        for warning in parsed.warnings[:PROBLEMS_LOGGED]:
+            log.warning("document-doubtful %s", warning)
+
+    def _parsed(self, reading: files.Reading) -> Parsed:
+        if reading.problems:
+            raise DocumentError(reading.problems)
+        return parse(reading.sources, limits=self.settings.limits)
+
+    @property
+    def _revision(self) -> str:
+        return self._enforced.revision if self._enforced else ""
+
+    def enforce(self) -> bool:
+        """Run a cycle; return whether it went well. Without any document every port is closed."""
+        began = time.monotonic()
+        state = self.state or State()
+        try:
+            bound = bind(Policy(state), self.settings.host_id, self.links.read())
+            outcome = self.reconciler.apply(state, bound.bindings)
+        except DataplaneError as error:
+            self._failed(error, time.monotonic() - began)
+            return False
+        self._succeeded(state, bound, outcome, time.monotonic() - began)
+        return True
+
+    def resync(self) -> bool:
+        """Run a cycle that trusts nothing it knows of the kernel."""
+        self.reconciler.forget_kernel()
+        self.memory.retry()
+        return self.enforce()
+
+    def _failed(self, error: DataplaneError, seconds: float) -> None:
+        if str(error) != self.error:
+            log.error("apply-failed error=%s", str(error).replace("\n", " | "))
+        self.error = str(error)
+        self.metrics.count_cycle(Result.FAILED, seconds)
+        self.tell()
+
+    def _succeeded(self, state: State, bound: Bound, outcome: Outcome, seconds: float) -> None:
+        news = bool(outcome.plan) or state != self._enforced or self.error is not None
+        waiting = bound.waiting.items() - self._bound.waiting.items()
+        self.error = None
+        self._bound, self._enforced = bound, self.state
+        self._last_success = self.now()
+        self._repairs += outcome.drift
+        result = Result.CHANGED if outcome.plan else Result.UNCHANGED
+        self.metrics.count_cycle(result, seconds, repaired=outcome.drift)
+        self.metrics.count_cleared(outcome.cleared, bound.bindings)
+        if outcome.plan or outcome.cleared:
+            job = Job(outcome.policy, outcome.generations, bound.bindings, outcome.cleared)
+            self.sweeper.submit(job)
+        if outcome.plan:
+            log.info(
+                "applied revision=%s commands=%d ports=%d cleared=%d seconds=%.3f%s",
+                state.revision,
+                sum(len(part) for part in outcome.plan.transactions),
+                len(bound.bindings),
+                len(outcome.cleared.keys() & bound.bindings.keys()),
+                seconds,
+                " drift-repaired" if outcome.drift else "",
+            )
+        for port_id, reason in sorted(waiting):
+            log.info("port-waiting port=%s reason=%s", port_id, reason)
+        if self.memory.trouble:
+            log.warning("record-not-kept error=%s", self.memory.trouble)
+        if news or waiting:
+            self.tell()
+
+    def tell(self) -> None:
+        """Show how things are: in the status file and the metrics."""
+        ports = self._ports()
+        states = list(ports.values())
+        self.metrics.show(
+            Snapshot(
+                revision=self._revision,
+                last_success=self._last_success,
+                refused=bool(self.problems),
+                ports={state: states.count(state) for state in PortState},
+            )
+        )
+        status = {
+            "revision": self._revision,
+            "healthy": self.error is None and not self.problems,
+            "error": self.error,
+            "problems": [str(problem) for problem in self.problems[:PROBLEMS_LOGGED]],
+            "ports": {
+                port_id: {"state": state.value, "reason": self._bound.waiting.get(port_id)}
+                for port_id, state in ports.items()
+            },
+            "generation": self.reconciler.record.generations.current,
+            "drift_repairs": self._repairs,
+            "last_success": self._last_success,
+            "record_trouble": self.memory.trouble,
+        }
+        try:
+            write_status(self.settings.run_dir, status)
+        except OSError as error:
+            log.warning("status-not-written error=%s", error)
+
+    def _ports(self) -> dict[str, PortState]:
+        if self._enforced is None:
+            return {}
+        found = dict.fromkeys(self._bound.waiting, PortState.WAITING)
+        for instance in self._enforced.instances:
+            for port in instance.ports:
+                if port.id in self._bound.bindings and port.id not in found:
+                    secure = port.port_security_enabled
+                    found[port.id] = PortState.ENFORCED if secure else PortState.UNMANAGED
+        return dict(sorted(found.items()))
