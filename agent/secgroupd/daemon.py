@@ -17,8 +17,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from prometheus_client.registry import CollectorRegistry
-
 from secgroupd import __version__
 from secgroupd.config import Settings, load
 from secgroupd.dataplane.conntrack import Conntrack
@@ -106,7 +104,7 @@ class Daemon:
         sweeper = Sweeper(Conntrack, Nft)
         sweeper.start()
         self._open.callback(sweeper.stop)
-        metrics = Metrics(CollectorRegistry(), sweeper)
+        metrics = Metrics(sweeps=sweeper)
         self.guard = Guard(settings, reconciler, memory, self._links, sweeper, metrics)
         self._configure(settings)
         self._wake, waker = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)

@@ -74,8 +74,10 @@ class Sweeps(Protocol):
 class Metrics(Collector):
     """Counts what the loop reports, and shows it in a registry."""
 
-    def __init__(self, registry: CollectorRegistry, sweeps: Sweeps | None = None) -> None:
-        self.registry = registry
+    def __init__(
+        self, registry: CollectorRegistry | None = None, sweeps: Sweeps | None = None
+    ) -> None:
+        self.registry = CollectorRegistry() if registry is None else registry
         self._sweeps = sweeps
         self._lock = threading.Lock()
         self._snapshot = Snapshot()
@@ -84,7 +86,7 @@ class Metrics(Collector):
         self._buckets = [0] * (len(BUCKETS) + 1)
         self._repairs = 0
         self._cleared: Counter[str] = Counter()
-        registry.register(self)
+        self.registry.register(self)
 
     def show(self, snapshot: Snapshot) -> None:
         """Take what holds from now on."""

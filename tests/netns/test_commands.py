@@ -2,9 +2,11 @@
 
 import io
 import json
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TextIO
 
 import pytest
 
@@ -197,3 +199,46 @@ def test_no_packet_is_sent_between_unconnected_vpcs(capsys: Capture, tmp_path: P
     assert main(["test", str(document), str(tests), "--kernel", "--json"]) == 0
     (result,) = (json.loads(line) for line in capsys.readouterr().out.splitlines())
     assert (result["got"], result["kernel"]) == ("deny", None)
+
+
+def test_plan_names_the_connections_that_would_be_cut(host: Host, capsys: Capture) -> None:
+    assert host.run("apply") == 0
+    assert host.ask_database().answered
+    host.edit("enabled: true", "enabled: false")
+    capsys.readouterr()
+    assert host.run("plan") == 2
+    cut = [line for line in capsys.readouterr().out.splitlines() if "would be cut" in line]
+    assert len(cut) == 1
+    assert "port-db-1: tcp 10.20.2.11:" in cut[0] and "-> 10.20.3.11:5432" in cut[0]
+
+
+def answer(text: str) -> TextIO:
+    """What somebody types, on a descriptor that can be waited for."""
+    reading, writing = os.pipe()
+    os.write(writing, text.encode())
+    os.close(writing)
+    return os.fdopen(reading)
+
+
+@pytest.mark.parametrize(
+    ("typed", "kept"), [("yes\n", True), ("no\n", False), ("", False)], ids=["yes", "no", "nobody"]
+)
+def test_apply_goes_back_unless_confirmed(
+    host: Host, monkeypatch: pytest.MonkeyPatch, typed: str, kept: bool
+) -> None:
+    assert host.run("apply") == 0
+    host.edit("enabled: true", "enabled: false")
+    with answer(typed) as stdin:
+        monkeypatch.setattr(sys, "stdin", stdin)
+        assert host.run("apply", "--confirm", "0.2") == (0 if kept else 1)
+    assert host.ask_database().delivered is not kept
+
+
+def test_a_first_apply_that_is_not_confirmed_leaves_no_table(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with answer("no\n") as stdin:
+        monkeypatch.setattr(sys, "stdin", stdin)
+        assert host.run("apply", "--confirm", "5") == 1
+    assert "secgroupd" not in host.tables()
+    assert host.run("apply") == 0

@@ -66,6 +66,6 @@ def run_compile(args: argparse.Namespace) -> int:
     for port in policy.ports.values():
         if port.host_id in {None, settings.host_id} and port.id not in bound.bindings:
             complain(f"left out: {port.id}: {bound.waiting.get(port.id, 'it names no interface')}")
-    host = Host(bound.bindings, settings.managed_interfaces)
+    host = Host(bound.bindings, settings.managed_interfaces, settings.timeouts)
     write(compile_ruleset(policy, host, Generations(mode=settings.clearing)).text().rstrip("\n"))
     return 0

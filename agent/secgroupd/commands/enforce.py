@@ -6,7 +6,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 from secgroupd.commands.arguments import Verbs, add_document, add_verb
+from secgroupd.commands.confirm import confirmed
 from secgroupd.commands.documents import load_settings, read
+from secgroupd.commands.live import described, would_be_cut
 from secgroupd.commands.output import complain, complain_of, counted, write
 from secgroupd.config import Settings
 from secgroupd.core.bindings import Bound, bind
@@ -15,11 +17,14 @@ from secgroupd.core.model import State
 from secgroupd.core.plan import Line, Plan
 from secgroupd.core.policy import Policy
 from secgroupd.core.ruleset import TABLE
+from secgroupd.core.tracked import Judge
+from secgroupd.dataplane.conntrack import Conntrack
 from secgroupd.dataplane.links import Links
 from secgroupd.dataplane.nft import Nft
 from secgroupd.errors import StoreError
 from secgroupd.memory import FileMemory
-from secgroupd.reconcile import Reconciler
+from secgroupd.reconcile import Reconciler, Record
+from secgroupd.sweep import sweep
 
 EXIT_NOTHING, EXIT_CHANGES = 0, 2
 EXIT_DONE, EXIT_NOT_DONE = 0, 1
@@ -39,6 +44,12 @@ def add(verbs: Verbs) -> None:
         verbs, "apply", "enforce a document once, without a daemon", "0: enforced, 1: error"
     )
     add_document(apply)
+    apply.add_argument(
+        "--confirm",
+        type=float,
+        metavar="SECONDS",
+        help="go back to what was in force unless somebody types yes in that time",
+    )
     apply.set_defaults(run=run_apply)
     flush = add_verb(
         verbs, "flush", "remove the agent's table from this host", "0: removed, 1: not, or an error"
@@ -54,10 +65,14 @@ def run_plan(args: argparse.Namespace) -> int:
     with _reconciler(settings) as reconciler:
         bound = _bound(state, settings)
         proposal = reconciler.propose(state, bound.bindings)
+        with Conntrack() as table:
+            doomed = [described(one) for one in would_be_cut(table, proposal, bound.bindings)]
     for line in _planned(proposal.plan):
         write(line)
     for line in (*_judged_again(proposal.cleared, bound), *_waiting(bound)):
         write(f"# {line}")
+    for line in sorted(doomed):
+        write(f"# would be cut: {line}")
     return EXIT_CHANGES if proposal.plan else EXIT_NOTHING
 
 
@@ -66,9 +81,28 @@ def run_apply(args: argparse.Namespace) -> int:
     settings = load_settings(args.config)
     state = _state(args, settings)
     _make_state_dir(settings)
-    with _reconciler(settings) as reconciler:
-        bound = _bound(state, settings)
-        outcome = reconciler.apply(state, bound.bindings)
+    with _reconciler(settings) as reconciler, Nft() as nft:
+        before = reconciler.record.accepted
+        if args.confirm is not None and before is None and nft.observe() is not None:
+            message = "nobody knows what is in force now: apply without --confirm first"
+            raise StoreError(message)
+        _apply(reconciler, nft, state, settings)
+        if args.confirm is None or confirmed(args.confirm):
+            return EXIT_DONE
+        if before is None:
+            nft.remove()
+            reconciler.memory.save(Record())
+            write("taken back: there is no table, as before")
+        else:
+            write("taken back:")
+            _apply(reconciler, nft, before, settings)
+    return EXIT_NOT_DONE
+
+
+def _apply(reconciler: Reconciler, nft: Nft, state: State, settings: Settings) -> None:
+    """Run one cycle and the sweep after it, and say what was done."""
+    bound = _bound(state, settings)
+    outcome = reconciler.apply(state, bound.bindings)
     if outcome.plan:
         commands = sum(len(part) for part in outcome.plan.transactions)
         write(f"enforced with {counted(commands, 'nft command')}")
@@ -76,9 +110,14 @@ def run_apply(args: argparse.Namespace) -> int:
         write("nothing to do: it is in force")
     if judged_again := bound.bindings.keys() & outcome.cleared.keys():
         write(f"inbound connections judged again at {counted(len(judged_again), 'port')}")
+        grace = nft.adopting()
+        spared = {i for i, binding in bound.bindings.items() if binding.interface in grace}
+        with Conntrack() as table:
+            judge = Judge(outcome.policy, outcome.generations, bound.bindings)
+            swept = sweep(table, judge, outcome.cleared, spared)
+        write(f"deleted from the connection table: {counted(swept.deleted, 'denied connection')}")
     for line in _waiting(bound):
         write(line)
-    return EXIT_DONE
 
 
 def run_flush(args: argparse.Namespace) -> int:
@@ -124,6 +163,7 @@ def _reconciler(settings: Settings) -> Iterator[Reconciler]:
             managed=settings.managed_interfaces,
             mode=settings.clearing,
             grace=int(settings.adoption_grace),
+            timeouts=settings.timeouts,
         )
         # Read at once, so that what is wrong with it is said before anything else is.
         if made.record and memory.trouble:

@@ -128,5 +128,6 @@ def _spoken(goes_on: bool) -> str:  # noqa: FBT001 - it is the one thing that is
 
 def _metrics(daemon: DaemonProcess) -> Iterator[str]:
     for line in daemon.metrics():
-        if line.startswith(METRICS) and "_created" not in line:
+        counted_nothing = line.startswith(METRICS[0]) and line.endswith(" 0.0")
+        if line.startswith(METRICS) and "_created" not in line and not counted_nothing:
             yield f"  {line}"
