@@ -23,6 +23,7 @@ from secgroupd.dataplane.nft import Nft
 from secgroupd.proving.namespaces import Lab
 from secgroupd.reconcile import Reconciler
 from secgroupd.sweep import sweep
+from secgroupd.sweeper import Job, Sweeper
 
 PORTS, GROUPS, RULES, PROFILES = 1000, 50, 2000, 20
 
@@ -50,6 +51,26 @@ def clear(
     return time.perf_counter() - wall, time.process_time() - cpu
 
 
+def clear_while_sweeping(
+    lab: Lab, reconciler: Reconciler, state: State, bindings: dict[str, Binding]
+) -> float:
+    """Return wall seconds of a change that comes while the background sweep of another runs."""
+
+    def here(adapter: type[Conntrack] | type[Nft]) -> Conntrack | Nft:
+        with lab.hv.enter():
+            return adapter()
+
+    sweeper = Sweeper(lambda: here(Conntrack), lambda: here(Nft))  # type: ignore[arg-type, return-value]
+    policy = Policy(with_deny(state, 15))
+    sweeper.start()
+    sweeper.submit(Job(policy, reconciler.record.generations, bindings, {}))
+    while sweeper.totals.pending:
+        time.sleep(0.001)
+    wall, _ = clear(reconciler, with_deny(state, 20), bindings)
+    sweeper.stop()
+    return wall
+
+
 def main() -> None:
     """Run the benchmark and print its figures."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -65,6 +86,7 @@ def main() -> None:
         empty = [clear(reconciler, with_deny(base, n), bindings) for n in range(1, 6)]
         taken = fill(lab.hv, entries, 0x0A000001, mark=reconciler.record.generations.current)
         full = [clear(reconciler, with_deny(base, n), bindings) for n in range(11, 16)]
+        busy = clear_while_sweeping(lab, reconciler, base, bindings)
         judge = Judge(Policy(with_deny(base, 15)), reconciler.record.generations, bindings)
         started, cpu = time.perf_counter(), time.process_time()
         swept = sweep(table, judge, {})
@@ -76,6 +98,7 @@ def main() -> None:
         print(
             f"clear {PORTS} ports, {name:>16}: {wall * 1000:7.1f} ms, agent's CPU {used * 1000:6.1f} ms"
         )
+    print(f"clear while a sweep is under way:      {busy * 1000:7.1f} ms")
     middle = len(full) // 2
     print(f"ratio: {sorted(full)[middle][0] / sorted(empty)[middle][0]:.2f}")
     print(f"sweep of {taken}: {sweeping:.2f} s, CPU {sweeping_cpu:.2f} s, deleted {swept.deleted}")

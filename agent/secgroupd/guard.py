@@ -99,10 +99,20 @@ class Guard:
         return self._enforced.revision if self._enforced else ""
 
     def enforce(self) -> bool:
-        """Run a cycle; return whether it went well. Without any document every port is closed."""
+        """Run a cycle; return whether it went well.
+
+        Without any document, neither a new nor a remembered one, what an earlier agent has left in
+        the kernel stays as it is; where nothing is, managed interfaces are closed.
+        """
         began = time.monotonic()
         state = self.state or State()
         try:
+            if self.state is None and self.reconciler.enforces_something():
+                if self.error is None:
+                    log.warning("no-document rules=stay")
+                self.error = "no document has been accepted; the rules that are there stay"
+                self.tell()
+                return False
             bound = bind(Policy(state), self.settings.host_id, self.links.read())
             outcome = self.reconciler.apply(state, bound.bindings)
         except DataplaneError as error:

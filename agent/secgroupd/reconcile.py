@@ -189,6 +189,14 @@ class Reconciler:
             drifted,
         )
 
+    def enforces_something(self) -> bool:
+        """Tell whether the kernel has a table of the agent's, whoever made it.
+
+        Raises:
+            DataplaneError: the kernel could not be read.
+        """
+        return self._observed() is not None
+
     def disturbed(self) -> bool:
         """Tell whether anybody has changed any table since the last cycle.
 

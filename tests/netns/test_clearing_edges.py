@@ -1,9 +1,11 @@
 """Clearing where it is hard: crashes, gaps, races, NAT, the host's own flows, strict, adoption."""
 
 import os
+import select
 import signal
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -390,6 +392,21 @@ def test_what_is_denied_in_the_time_of_grace_does_not_come_back_by_it() -> None:
                 lab.hv.run(["nft", "flush", "set", "inet", "secgroupd", "adopting"])
                 assert sweep(table, judge, {}).deleted == 1
             assert_cut(flows)
+
+
+def test_what_is_cut_stays_cut_for_a_minute_of_trying() -> None:
+    with running() as (lab, talk, reconciler):
+        denied, kept = inbound(lab, talk), outbound(lab, talk)
+        outcome = reconciler.apply(DENYING, bindings(lab, DENYING))
+        judge = Judge(Policy(DENYING), outcome.generations, bindings(lab, DENYING))
+        with lab.hv.enter(), Conntrack() as table:
+            assert sweep(table, judge, outcome.cleared).deleted == 1
+        end = time.monotonic() + 60
+        while (left := end - time.monotonic()) > 0:
+            assert_cut(denied)
+            assert_alive(kept)
+            # Both sides are silent for a while; then the server is the first to speak.
+            select.select([], [], [], min(5, left))
 
 
 def test_counts_tell_cleared_kept_and_cut() -> None:

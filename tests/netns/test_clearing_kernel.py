@@ -6,6 +6,8 @@ the port has opened itself. What is denied does not get a byte through from the 
 direction; what is allowed, and what the port opened, notices nothing.
 """
 
+import socket
+import struct
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -249,6 +251,16 @@ class Scene:
                 assert heard == names, f"{first} first, {speaker} speaks"
 
 
+def _retransmissions(conversation: Conversation) -> int:
+    """Segments that TCP has sent again, on both sides."""
+    return sum(
+        struct.unpack_from(
+            "=I", end.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104), 100
+        )[0]
+        for end in (conversation.client, conversation.server)
+    )
+
+
 def _build(lab: Lab, before: State) -> None:
     for instance in before.instances:
         for one in instance.ports:
@@ -274,3 +286,5 @@ def test_a_change_cuts_what_it_denies_and_nothing_else(row: Row, who: Addresses)
                 )
             assert swept.deleted == 2, "one denied TCP connection for each who speaks first"
             scene.check()
+        kept = [c for speaking in scene.kept.values() for c in speaking if c.name.startswith("tcp")]
+        assert kept and sum(map(_retransmissions, kept)) == 0, "nothing of what is allowed was lost"

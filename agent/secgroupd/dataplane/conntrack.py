@@ -26,6 +26,8 @@ ORIGINAL, REPLY, MARK, ID, ZONE, TIMESTAMP = 1, 2, 8, 12, 18, 20
 DELETES_AT_ONCE = 256
 """Deletions in one message to the kernel; their acknowledgements fit into the socket's buffer."""
 
+ENTRIES_BETWEEN_RESTS, REST_SECONDS = 64, 0.0002
+
 SETTINGS = Path("/proc/sys/net/netfilter")
 
 
@@ -62,7 +64,10 @@ class Conntrack:
             DataplaneError: the kernel refused.
         """
         try:
-            for body in self._netlink.stream(SUBSYSTEM | GET, 0):
+            for number, body in enumerate(self._netlink.stream(SUBSYSTEM | GET, 0), 1):
+                if number % ENTRIES_BETWEEN_RESTS == 0:
+                    # The interpreter runs one thread at a time: enforcement goes first.
+                    time.sleep(REST_SECONDS)
                 found = _connection(body, minimums)
                 if found is not None:
                     yield found
