@@ -263,8 +263,12 @@ class _Compiler:
         return lines
 
     def _base(self, maps: Mapping[str, str]) -> None:
-        fresh_in = f"ct mark and 0x{GENERATION_MASK:08x} >= 0x{self.generations.newest:x} accept"
-        judged_out = f"ct mark >= 0x{JUDGED_OUT:08x} accept"
+        # Nothing is stamped later than now: where the newest minimum is now, fresh means equal,
+        # which costs the kernel half of what an order does.
+        g = self.generations
+        order = "==" if g.newest == g.current else ">="
+        fresh_in = f"ct mark and 0x{GENERATION_MASK:08x} {order} 0x{g.newest:x} accept"
+        judged_out = f"ct mark and 0x{JUDGED_OUT:08x} != 0x0 accept"
         self._chain(
             names.KNOWN_FROM,
             [f"ct direction original {judged_out}", f"ct direction reply {fresh_in}"],
@@ -343,9 +347,9 @@ class _Compiler:
                 f"{names.towards(direction)}{family.version}_{stem}", judge, rules, origin
             )
             name = self._service_map(scope, services)
-            lookup = f"meta protocol {_ip_word(family)} meta l4proto . th"
-            found.first.append(f"{lookup} dport vmap @{name}")
-            found.reply.append(f"{lookup} sport vmap @{name}")
+            word = f"meta protocol {_ip_word(family)} th"
+            found.first.append(f"{word} dport . meta l4proto vmap @{name}")
+            found.reply.append(f"{word} sport . meta l4proto vmap @{name}")
             found.untracked.extend(self._untracked(scope, services))
         return found
 
@@ -396,7 +400,7 @@ class _Compiler:
                 verdict = f"goto {self._icmp_chains(scope, services.icmp)}"
             else:
                 verdict = self._class(scope, piece.service)
-            elements[box(Key.SERVICE, piece.low, piece.high)] = verdict
+            elements[box(Key.SERVICE, piece.low[::-1], piece.high[::-1])] = verdict
         return self._interval_map("m", Key.SERVICE, elements, scope.origin)
 
     def _interval_map(

@@ -209,11 +209,11 @@ class PeerSets:
         if literal and not any(isinstance(p, AddressGroupPeer) for p in peers):
             return [f"{judge.address} {_network_text(judge, *one)}" for one in ranges]
         origin = ", ".join(i.replace("group ", "address group ", 1) for i in ids)
-        return [f"meta l4proto . {judge.address} @{self._interval_set(judge, ranges, origin)}"]
+        return [f"{judge.address} . meta l4proto @{self._interval_set(judge, ranges, origin)}"]
 
     def _interval_set(self, judge: Judge, ranges: Sequence[Interval], origin: str) -> str:
         key = Key.NETWORK4 if judge.family is Family.IPV4 else Key.NETWORK6
-        elements = {box(key, (0, first), (255, last)): "" for first, last in ranges}
+        elements = {box(key, (first, 0), (last, 255)): "" for first, last in ranges}
         name = f"n{judge.family.version}_{content_digest(elements)}"
         self.sets.setdefault(name, Set(name, key, elements, origin=origin))
         return name
@@ -246,7 +246,7 @@ class PeerSets:
             ]
         ]
         name = self._interval_set(judge, merged(allowed), "settled peers")
-        return [*texts, f"meta l4proto . {judge.address} @{name} {judge.allow}"]
+        return [*texts, f"{judge.address} . meta l4proto @{name} {judge.allow}"]
 
 
 def _is_host(peer: Peer) -> bool:

@@ -33,18 +33,19 @@ class Key(Enum):
     """What a set's or map's key is.
 
     Intervals are always concatenated: libnftables reads every plain interval set of the host
-    back whenever it touches an element of anything.
+    back whenever it touches an element of anything. The field that tells most elements apart
+    comes first: a look-up visits every element that matches the fields before the last.
     """
 
     INTERFACE = KeyShape("ifname", (16,))
     INDEX = KeyShape("iface_index", (4,))
     IPV4 = KeyShape("ipv4_addr", (4,))
     IPV6 = KeyShape("ipv6_addr", (16,))
-    SERVICE = KeyShape("inet_proto . inet_service", (1, 2), interval=True)
+    SERVICE = KeyShape("inet_service . inet_proto", (2, 1), interval=True)
     ICMP = KeyShape("icmp_type . icmp_code", (1, 1), interval=True)
     ICMPV6 = KeyShape("icmpv6_type . icmpv6_code", (1, 1), interval=True)
-    NETWORK4 = KeyShape("inet_proto . ipv4_addr", (1, 4), interval=True)
-    NETWORK6 = KeyShape("inet_proto . ipv6_addr", (1, 16), interval=True)
+    NETWORK4 = KeyShape("ipv4_addr . inet_proto", (4, 1), interval=True)
+    NETWORK6 = KeyShape("ipv6_addr . inet_proto", (16, 1), interval=True)
 
 
 def padded(length: int) -> int:
