@@ -1,0 +1,525 @@
+"""The compiled ruleset says what the evaluator says, for drawn documents and packets.
+
+No kernel here: packets walk through the rules' text and the sets' bytes.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from graphlib import TopologicalSorter
+from ipaddress import ip_address
+from random import Random
+from typing import TypeVar
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from tests.builders import both, group, port, rule, state
+from tests.drawing import OUTSIDE, Drawing
+from tests.fakes import walker
+from tests.fakes.walker import MOST_JUMPS, Packet, Walked, Walker
+from tests.oracle import judge, owner
+
+from secgroupd.core import names
+from secgroupd.core.compiler import (
+    GENERATION_MASK,
+    JUDGED_OUT,
+    REPLY_TYPES,
+    Binding,
+    Generations,
+    Host,
+    compile_ruleset,
+)
+from secgroupd.core.model import (
+    ICMP,
+    ICMPV6,
+    PORT_PROTOCOLS,
+    TCP,
+    UDP,
+    Address,
+    Clearing,
+    Direction,
+    Family,
+    Port,
+    State,
+)
+from secgroupd.core.policy import Policy
+from secgroupd.core.ruleset import Ruleset, index_key
+from secgroupd.core.verdict import (
+    DHCP_PORTS,
+    MLD_TYPES,
+    ND_TYPES,
+    Decision,
+    Reason,
+    decide,
+    default_icmp_type,
+)
+from secgroupd.core.verdict import Packet as Question
+
+Item = TypeVar("Item")
+
+DRAWN = settings(
+    max_examples=60,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+RANDOMS = st.randoms(use_true_random=False)
+QUESTIONS = 12
+UPLINK = "uplink0"
+EPHEMERAL = 40_000
+
+
+def _bindings(policy: Policy) -> dict[str, Binding]:
+    return {p.id: Binding(p.interface or "") for p in policy.ports.values()}
+
+
+def _generations(random: Random, policy: Policy, mode: Clearing) -> Generations:
+    """Generations as they may stand: the newest is no older than any port's own."""
+    minimum = {i: random.randint(2, 6) for i in policy.ports if random.random() < 0.8}
+    newest = random.randint(max(minimum.values(), default=2), 7)
+    return Generations(random.randint(newest, 9), newest, minimum, mode)
+
+
+@dataclass(frozen=True)
+class Connection:
+    """A connection by its first packet; DHCP and neighbour discovery are among them."""
+
+    source: Address
+    destination: Address
+    protocol: int
+    sport: int
+    dport: int
+    icmp_type: int
+    icmp_code: int
+
+    @property
+    def family(self) -> Family:
+        return Family.IPV4 if self.source.version == 4 else Family.IPV6
+
+    @property
+    def first_state(self) -> walker.State:
+        """What connection tracking of Linux says of the first packet."""
+        if self.protocol == ICMPV6 and self.icmp_type in ND_TYPES | MLD_TYPES:
+            return walker.State.UNTRACKED
+        if self.protocol in {ICMP, ICMPV6} and self.icmp_type not in REPLY_TYPES[self.family]:
+            return walker.State.INVALID
+        return walker.State.NEW
+
+    @property
+    def first(self) -> Packet:
+        return Packet(
+            source=self.source,
+            destination=self.destination,
+            protocol=self.protocol,
+            sport=self.sport,
+            dport=self.dport,
+            icmp_type=self.icmp_type,
+            icmp_code=self.icmp_code,
+            state=self.first_state,
+        )
+
+    @property
+    def later(self) -> Packet:
+        """A packet of the established connection that its originator sends."""
+        return replace(self.first, state=walker.State.ESTABLISHED, flags=frozenset({"ack"}))
+
+    @property
+    def answer(self) -> Packet:
+        """A packet of the established connection that its responder sends."""
+        return replace(
+            self.later,
+            source=self.destination,
+            destination=self.source,
+            sport=self.dport,
+            dport=self.sport,
+            icmp_type=REPLY_TYPES[self.family].get(self.icmp_type, 0),
+            original=(self.source, self.destination),
+            reply=True,
+        )
+
+    def asked(self, direction: Direction) -> Question:
+        return Question(
+            peer=self.source if direction is Direction.INGRESS else self.destination,
+            protocol=self.protocol,
+            dport=self.dport,
+            sport=self.sport,
+            icmp_type=self.icmp_type,
+            icmp_code=self.icmp_code,
+        )
+
+
+def _connection(drawing: Drawing, policy: Policy) -> Connection:
+    asked = drawing.question(policy)
+    kind = default_icmp_type(asked.protocol) if asked.icmp_type is None else asked.icmp_type
+    # In front of other protocols' payload stands anything: it must not be taken for ports.
+    junk = drawing.random.choice([0, 1, 68, 80, 65535])
+    return Connection(
+        source=ip_address(asked.source),
+        destination=ip_address(asked.destination),
+        protocol=asked.protocol,
+        sport=EPHEMERAL if asked.protocol in PORT_PROTOCOLS else junk,
+        dport=(asked.dport or 0) if asked.protocol in PORT_PROTOCOLS else junk,
+        icmp_type=kind,
+        icmp_code=asked.icmp_code or 0,
+    )
+
+
+def _link_service(drawing: Drawing, policy: Policy) -> Connection:
+    """DHCP, or what looks nearly like it, or any ICMPv6 type."""
+    r = drawing.random
+    drawn = _connection(drawing, policy)
+    if drawn.family is Family.IPV6 and r.random() < 0.5:
+        kind = r.choice([*sorted(ND_TYPES | MLD_TYPES), 127, 129, 132, 138, 142, 144])
+        return replace(drawn, protocol=ICMPV6, icmp_type=kind, icmp_code=0)
+    ends = [*DHCP_PORTS[drawn.family], r.choice([66, 69, 545, 548, EPHEMERAL])]
+    protocol = r.choice([UDP, UDP, UDP, TCP])
+    return replace(drawn, protocol=protocol, sport=r.choice(ends), dport=r.choice(ends))
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A compiled document."""
+
+    policy: Policy
+    generations: Generations
+    walker: Walker
+
+    @classmethod
+    def of(cls, policy: Policy, generations: Generations) -> "Scene":
+        compiled = compile_ruleset(policy, Host(_bindings(policy)), generations)
+        return cls(policy, generations, Walker(compiled))
+
+    def ends(self, one: Connection) -> Iterator[tuple[Port, Direction]]:
+        """The ports at the ends, each with the direction that the connection has for it."""
+        if sender := owner(self.policy, one.source):
+            yield sender, Direction.EGRESS
+        if receiver := owner(self.policy, one.destination):
+            yield receiver, Direction.INGRESS
+
+    def decide(self, one: Connection, at: Port, direction: Direction) -> Decision:
+        return decide(self.policy, at, direction, one.asked(direction))
+
+    def meet(self, packet: Packet, at: Port, *, leaving: bool) -> Walked:
+        """Let a port meet a packet: one that leaves it, or one that goes to it."""
+        name = at.interface or ""
+        if leaving:
+            return self.walker.walk(names.FROM_PORT, replace(packet, iif=name, oif=UPLINK))
+        return self.walker.walk(names.TO_PORT, replace(packet, iif=UPLINK, oif=name))
+
+    def stamped(self, mark: int, direction: Direction) -> int:
+        """The mark after a port's rules have allowed a connection."""
+        if direction is Direction.EGRESS:
+            return mark | JUDGED_OUT
+        return mark & JUDGED_OUT | self.generations.current
+
+    def expected(
+        self, mark: int, decision: Decision, direction: Direction, *, tracked: bool = True
+    ) -> tuple[bool, int]:
+        """Verdict and mark after a judgement."""
+        if not tracked or decision.reason is Reason.PORT_SECURITY_DISABLED:
+            return decision.allowed, mark
+        if decision.allowed:
+            return True, self.stamped(mark, direction)
+        return False, 0 if self.generations.mode is Clearing.STRICT else mark
+
+
+def _scene(random: Random, mode: Clearing = Clearing.DOCUMENTED) -> tuple[Drawing, Scene]:
+    drawing = Drawing(random)
+    policy = Policy(drawing.state(port_count=3, most_rules=7))
+    return drawing, Scene.of(policy, _generations(random, policy, mode))
+
+
+def _check_first(scene: Scene, one: Connection) -> None:
+    for at, direction in scene.ends(one):
+        decision = scene.decide(one, at, direction)
+        got = scene.meet(one.first, at, leaving=direction is Direction.EGRESS)
+        tracked = one.first_state is walker.State.NEW
+        wanted = scene.expected(0, decision, direction, tracked=tracked)
+        assert (got.accepted, got.mark) == wanted, (one, decision, got)
+
+
+@DRAWN
+@given(RANDOMS)
+def test_first_packets_meet_what_the_evaluator_says(random: Random) -> None:
+    drawing, scene = _scene(random)
+    for _ in range(QUESTIONS):
+        asked = drawing.question(scene.policy)
+        judgement = judge(scene.policy, asked)
+        one = Connection(
+            ip_address(asked.source),
+            ip_address(asked.destination),
+            asked.protocol,
+            EPHEMERAL,
+            asked.dport or 0,
+            default_icmp_type(asked.protocol) if asked.icmp_type is None else asked.icmp_type,
+            asked.icmp_code or 0,
+        )
+        passed = []
+        for at, direction in scene.ends(one):
+            got = scene.meet(one.first, at, leaving=direction is Direction.EGRESS)
+            passed.append(got.accepted)
+        assert all(passed) is judgement.allowed, (asked, judgement, passed)
+
+
+@pytest.mark.parametrize("mode", Clearing)
+@DRAWN
+@given(RANDOMS)
+def test_each_end_says_what_the_evaluator_says_and_stamps_what_it_allows(
+    mode: Clearing, random: Random
+) -> None:
+    drawing, scene = _scene(random, mode)
+    for _ in range(QUESTIONS):
+        _check_first(scene, _connection(drawing, scene.policy))
+
+
+@DRAWN
+@given(RANDOMS)
+def test_dhcp_and_neighbour_discovery_are_as_the_evaluator_says(random: Random) -> None:
+    drawing, scene = _scene(random)
+    for _ in range(QUESTIONS):
+        _check_first(scene, _link_service(drawing, scene.policy))
+
+
+def _stale_mark(random: Random, scene: Scene, at: Port, direction: Direction) -> int:
+    """A mark that the port's end does not count as judged; the other end's part is anything."""
+    if scene.generations.mode is Clearing.STRICT:
+        return random.choice([0, JUDGED_OUT]) | random.randint(0, 9)
+    if direction is Direction.EGRESS:
+        return random.randint(0, 9)
+    return random.choice([0, JUDGED_OUT]) | random.randint(0, scene.generations.of(at.id) - 1)
+
+
+@pytest.mark.parametrize("mode", Clearing)
+@DRAWN
+@given(RANDOMS)
+def test_stale_connections_meet_what_their_first_packet_would_meet_now(
+    mode: Clearing, random: Random
+) -> None:
+    drawing, scene = _scene(random, mode)
+    for _ in range(QUESTIONS):
+        one = _connection(drawing, scene.policy)
+        if one.first_state is not walker.State.NEW:
+            continue
+        for at, direction in scene.ends(one):
+            decision = scene.decide(one, at, direction)
+            mark = _stale_mark(random, scene, at, direction)
+            opened = direction is Direction.EGRESS
+            wanted = scene.expected(mark, decision, direction)
+            for packet, leaving in ((one.later, opened), (one.answer, not opened)):
+                got = scene.meet(replace(packet, mark=mark), at, leaving=leaving)
+                assert (got.accepted, got.mark) == wanted, (one, at, decision, got)
+
+
+@DRAWN
+@given(RANDOMS)
+def test_fresh_connections_pass_whatever_the_rules_say(random: Random) -> None:
+    drawing, scene = _scene(random)
+    generations = scene.generations
+    for _ in range(QUESTIONS):
+        one = _connection(drawing, scene.policy)
+        if one.first_state is not walker.State.NEW:
+            continue
+        for at, direction in scene.ends(one):
+            opened = direction is Direction.EGRESS
+            number = random.randint(generations.of(at.id), generations.current)
+            top = JUDGED_OUT if opened else random.choice([0, JUDGED_OUT])
+            mark = top | (random.randint(0, 9) if opened else number)
+            old = not opened and number < generations.newest and at.port_security_enabled
+            for packet, leaving in ((one.later, opened), (one.answer, not opened)):
+                got = scene.meet(replace(packet, mark=mark), at, leaving=leaving)
+                after = scene.stamped(mark, direction) if old else mark
+                assert (got.accepted, got.mark) == (True, after), (one, at, got)
+
+
+@DRAWN
+@given(RANDOMS)
+def test_icmp_errors_pass_with_their_connection_or_not_at_all(random: Random) -> None:
+    drawing, scene = _scene(random)
+    for _ in range(QUESTIONS):
+        one = _connection(drawing, scene.policy)
+        error = ICMP if one.family is Family.IPV4 else ICMPV6
+        for at, direction in scene.ends(one):
+            if one.first_state is not walker.State.NEW or not at.port_security_enabled:
+                continue
+            opened = direction is Direction.EGRESS
+            mark = random.choice([0, JUDGED_OUT]) | random.randint(0, 9)
+            judged = mark >= JUDGED_OUT
+            if not opened:
+                judged = mark & GENERATION_MASK >= scene.generations.of(at.id)
+            for packet, leaving in ((one.later, opened), (one.answer, not opened)):
+                about = replace(
+                    packet,
+                    state=walker.State.RELATED,
+                    protocol=error,
+                    icmp_type=3 if error == ICMP else 1,
+                    icmp_code=0,
+                    mark=mark,
+                )
+                got = scene.meet(about, at, leaving=leaving)
+                assert got.accepted is judged, (one, at, got)
+
+
+@DRAWN
+@given(RANDOMS)
+def test_packets_between_other_interfaces_are_left_alone(random: Random) -> None:
+    drawing, scene = _scene(random)
+    one = replace(_connection(drawing, scene.policy).first, iif=UPLINK, oif="br0", mark=3)
+    for base in (names.FROM_PORT, names.TO_PORT):
+        assert scene.walker.walk(base, one) == Walked(accepted=True, mark=3, path=(base,))
+
+
+@DRAWN
+@given(RANDOMS)
+def test_managed_interfaces_that_no_port_claims_are_closed(random: Random) -> None:
+    drawing, scene = _scene(random)
+    one = replace(_connection(drawing, scene.policy).first, iif="tap-none", oif="vnet7")
+    for base in (names.FROM_PORT, names.TO_PORT):
+        got = scene.walker.walk(base, one)
+        assert not got.accepted and got.path == (base, names.CLOSED)
+
+
+def test_fresh_connections_of_a_port_that_went_are_not_the_next_ones() -> None:
+    """A port asks for its own minimum even when another's packets are already fresh."""
+    made = state([group("g", *both())], [port(i, ["g"], [f"10.0.0.{i}"]) for i in ("1", "2")])
+    policy = Policy(made)
+    scene = Scene.of(policy, Generations(9, 9, {"1": 3, "2": 9}))
+    one = Connection(ip_address("203.0.113.9"), ip_address("10.0.0.1"), TCP, 1, 80, 0, 0)
+    for at, name in (("1", "tap-1"), ("2", "tap-2")):
+        got = scene.walker.walk(names.TO_PORT, replace(one.later, oif=name, mark=3))
+        assert (names.generation(3) in got.path) is (at == "1")
+        assert (got.accepted, got.mark) == (True, 9)
+
+
+def test_outbound_tcp_that_nobody_has_tracked_passes_only_while_its_port_is_adopted() -> None:
+    policy = Policy(state([group("g", *both("egress"))], [port("1", ["g"], ["10.0.0.1"])]))
+    found = Scene.of(policy, Generations())
+    adopting = replace(
+        found.walker.ruleset.sets[names.ADOPTING], elements={b"tap-1".ljust(16, b"\0"): ""}
+    )
+    adopted = replace(
+        found.walker.ruleset, sets={**found.walker.ruleset.sets, names.ADOPTING: adopting}
+    )
+    opening = Packet(
+        source=ip_address("10.0.0.1"),
+        destination=ip_address("203.0.113.9"),
+        protocol=TCP,
+        iif="tap-1",
+    )
+    for flags in ({"ack"}, {"syn", "ack"}, {"rst"}, {"fin", "ack"}, set[str]()):
+        middle = replace(opening, flags=frozenset(flags))
+        assert not found.walker.walk(names.FROM_PORT, middle).accepted
+        assert Walker(adopted).walk(names.FROM_PORT, middle).accepted
+    for flags in ({"syn"}, {"syn", "ece", "cwr"}):
+        assert found.walker.walk(names.FROM_PORT, replace(opening, flags=frozenset(flags))).accepted
+
+
+def test_ports_whose_names_cannot_be_written_are_found_by_index() -> None:
+    rules = (*both("egress"), rule("ingress", TCP, "80"))
+    policy = Policy(state([group("g", *rules)], [port("1", ["g"], ["10.0.0.1"])]))
+    host = Host({"1": Binding('tap"1', 7)})
+    compiled = compile_ruleset(policy, host, Generations())
+    assert all(index_key(7) in s.elements for n, s in compiled.sets.items() if "_index_" in n)
+    one = Connection(ip_address("203.0.113.9"), ip_address("10.0.0.1"), TCP, 1, 80, 0, 0)
+    for dport, passes in ((80, True), (81, False)):
+        packet = replace(one.first, dport=dport, oif='tap"1', oif_index=7)
+        assert Walker(compiled).walk(names.TO_PORT, packet).accepted is passes
+    nobody = replace(one.first, oif='tap"1', oif_index=8)
+    assert not Walker(compiled).walk(names.TO_PORT, nobody).accepted
+
+
+def _shuffled(random: Random, made: State) -> State:
+    def mixed(items: tuple[Item, ...]) -> tuple[Item, ...]:
+        return tuple(random.sample(items, len(items)))
+
+    return replace(
+        made,
+        vpcs=mixed(made.vpcs),
+        address_groups=mixed(
+            tuple(replace(g, entries=mixed(g.entries)) for g in made.address_groups)
+        ),
+        security_groups=mixed(
+            tuple(replace(g, rules=mixed(g.rules)) for g in made.security_groups)
+        ),
+        instances=mixed(
+            tuple(
+                replace(
+                    i,
+                    ports=mixed(
+                        tuple(replace(p, private_ips=mixed(p.private_ips)) for p in i.ports)
+                    ),
+                )
+                for i in made.instances
+            )
+        ),
+    )
+
+
+@DRAWN
+@given(RANDOMS)
+def test_order_where_it_means_nothing_changes_no_byte(random: Random) -> None:
+    made = Drawing(random).state(most_rules=7)
+    texts = []
+    for one in (made, _shuffled(random, made)):
+        policy = Policy(one)
+        compiled = compile_ruleset(policy, Host(_bindings(policy)), Generations(3, 2, {"p1": 1}))
+        texts.append(compiled.text())
+    assert texts[0] == texts[1]
+
+
+def _led_to(ruleset: Ruleset) -> dict[str, set[str]]:
+    """By chain, the chains that it leads to, over maps too."""
+    pattern = re.compile(r"(?:goto|jump) (\S+)")
+    found: dict[str, set[str]] = {}
+    for chain in ruleset.chains.values():
+        targets = found.setdefault(chain.name, set())
+        for one in chain.rules:
+            targets.update(pattern.findall(one.text))
+            for name in re.findall(r"@(\S+)", one.text):
+                for verdict in ruleset.sets[name].elements.values():
+                    targets.update(pattern.findall(verdict))
+    return found
+
+
+@pytest.mark.parametrize("mode", Clearing)
+@DRAWN
+@given(RANDOMS)
+def test_every_reference_resolves_and_nothing_is_left_over(mode: Clearing, random: Random) -> None:
+    _, scene = _scene(random, mode)
+    ruleset = scene.walker.ruleset
+    led_to = _led_to(ruleset)
+    assert set().union(*led_to.values()) <= ruleset.chains.keys()
+    bases = {c.name for c in ruleset.chains.values() if c.hook}
+    assert bases == {names.FROM_PORT, names.TO_PORT}
+    depth: dict[str, int] = {}
+    for name in TopologicalSorter(led_to).static_order():
+        depth[name] = 1 + max((depth[target] for target in led_to[name]), default=0)
+    assert max(depth.values()) <= MOST_JUMPS
+    assert not bases & set().union(*led_to.values())
+
+
+@DRAWN
+@given(RANDOMS)
+def test_every_set_is_used_and_declared_large_enough(random: Random) -> None:
+    _, scene = _scene(random)
+    ruleset = scene.walker.ruleset
+    texts = " ".join(r.text for c in ruleset.chains.values() for r in c.rules)
+    for one in ruleset.sets.values():
+        assert f"@{one.name} " in f"{texts} "
+        assert one.key.value.interval or len(one.elements) <= (one.size or 0)
+
+
+def test_the_walker_refuses_what_it_does_not_know() -> None:
+    for text in ("ct state new log accept", "queue", "ip ttl 1 accept", "ct mark set 1 accept"):
+        with pytest.raises(walker.UnknownText):
+            walker.understood(text)
+
+
+def test_drawn_questions_meet_both_verdicts() -> None:
+    """The properties above would hold for nothing if everything were denied."""
+    verdicts = set()
+    for seed in range(30):
+        drawing, scene = _scene(Random(seed))
+        one = _connection(drawing, scene.policy)
+        verdicts |= {(d, scene.decide(one, at, d).allowed) for at, d in scene.ends(one)}
+    assert verdicts == {(d, a) for d in Direction for a in (True, False)}
+    assert OUTSIDE
