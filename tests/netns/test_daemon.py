@@ -1,0 +1,304 @@
+"""The daemon as a process of its own, on a host of its own."""
+
+import http.client
+import json
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from ipaddress import ip_address
+from pathlib import Path
+
+import pytest
+from tests.enforcing import kernel
+from tests.netns.conversations import Conversations, exchange
+
+from secgroupd.cli import main
+from secgroupd.core.model import UDP
+from secgroupd.proving.namespaces import Lab
+from secgroupd.proving.packets import Probe, probe
+
+pytestmark = pytest.mark.netns
+
+CLIENT, SERVER = "203.0.113.9", "10.0.0.1"
+PATIENCE = 15.0
+
+OPEN = """
+version: 1
+vpcs: [{id: v}]
+security_groups:
+  - id: g
+    rules:
+      - {id: udp, direction: ingress, protocol: udp, multiport: "PORTS", remote_ip_prefix: 0.0.0.0/0}
+      - {id: out, direction: egress}
+instances:
+  - id: i
+    ports:
+      - {id: p1, IDENTITY, vpc_id: v, private_ips: [10.0.0.1], security_groups: [g]}
+"""
+
+
+def document(ports: str = "1000", identity: str = "interface: tap1") -> str:
+    return OPEN.replace("PORTS", ports).replace("IDENTITY", identity)
+
+
+def await_that(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come true in time"
+        select.select([], [], [], 0.01)
+
+
+class Agent:
+    """A daemon's directories, and the process while it runs."""
+
+    def __init__(self, lab: Lab, directory: Path) -> None:
+        self.lab, self.directory = lab, directory
+        (directory / "state.d").mkdir()
+        self.config = directory / "secgroupd.yaml"
+        self.configure()
+        self.process: subprocess.Popen[bytes] | None = None
+        self.log = directory / "log"
+        self.starts = 0
+
+    def configure(self, **settings: object) -> None:
+        here = str(self.directory)
+        base = {
+            "source": {"directory": f"{here}/state.d"},
+            "state_dir": f"{here}/lib",
+            "run_dir": f"{here}/run",
+            "resync_interval": 2,
+            "adoption_grace": 0,
+        }
+        self.config.write_text(json.dumps(base | settings))
+
+    def give(self, text: str) -> None:
+        fresh = self.directory / "state.d" / ".new"
+        fresh.write_text(text)
+        fresh.rename(self.directory / "state.d" / "cloud.yaml")
+
+    def start(self) -> None:
+        with self.log.open("ab") as log:
+            command = [sys.executable, "-m", "secgroupd.daemon", "--config", str(self.config)]
+            self.process = self.lab.hv.popen(command, stdout=log, stderr=log)
+        self.starts += 1
+        await_that(lambda: self.log.read_text().count(" started ") >= self.starts or self.ended())
+
+    def ended(self) -> bool:
+        return self.process is not None and self.process.poll() is not None
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
+        assert self.process
+        self.process.send_signal(number)
+        code = self.process.wait(PATIENCE)
+        self.process = None
+        return code
+
+    def status(self) -> dict[str, object]:
+        try:
+            found: dict[str, object] = json.loads(
+                (self.directory / "run" / "status.json").read_text()
+            )
+        except (FileNotFoundError, ValueError):
+            return {}
+        return found
+
+    def ask(self, verb: str) -> int:
+        return main(["--config", str(self.config), verb])
+
+    def passes(self, dport: int) -> bool:
+        flow = Probe(
+            source=self.lab.outside_address(CLIENT),
+            source_address=ip_address(CLIENT),
+            destination=self.lab.ports["tap1"].namespace,
+            destination_address=ip_address(SERVER),
+            protocol=UDP,
+            dport=dport,
+        )
+        return probe(flow).delivered
+
+    def generation(self) -> int:
+        with kernel(self.lab) as nft:
+            return nft.generation()
+
+
+@pytest.fixture
+def agent(tmp_path: Path) -> Iterator[Agent]:
+    with Lab() as lab:
+        lab.add_port(interface="tap1", addresses=[SERVER], alias="p1", mac="fa:16:3e:00:00:01")
+        made = Agent(lab, tmp_path)
+        try:
+            yield made
+        finally:
+            if made.process is not None:
+                made.stop(signal.SIGKILL)
+
+
+def test_it_follows_its_document_and_keeps_the_last_good_one(agent: Agent) -> None:
+    agent.give(document("1000"))
+    agent.start()
+    assert (agent.passes(1000), agent.passes(1001)) == (True, False)
+    assert agent.ask("status") == 0
+    before = agent.status()["revision"]
+    agent.give(document("1001"))
+    await_that(lambda: agent.status()["revision"] != before)
+    assert (agent.passes(1000), agent.passes(1001)) == (False, True)
+    in_force = agent.status()["revision"]
+    agent.give(document("70000"))
+    await_that(lambda: agent.status()["problems"])
+    assert agent.status()["revision"] == in_force and "cloud.yaml:7:" in agent.log.read_text()
+    assert (agent.passes(1000), agent.passes(1001)) == (False, True)
+    assert agent.ask("status") == 3
+    agent.give(document("1000"))
+    await_that(lambda: agent.status()["revision"] == before)
+    assert agent.ask("status") == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_stopped_or_killed_the_rules_stay_and_a_restart_writes_nothing(
+    agent: Agent, number: signal.Signals
+) -> None:
+    agent.give(document())
+    agent.start()
+    before = agent.generation()
+    assert agent.stop(number) == (0 if number is signal.SIGTERM else -number)
+    assert agent.ask("status") == 4
+    assert (agent.passes(1000), agent.passes(1001)) == (True, False)
+    agent.start()
+    await_that(lambda: agent.status().get("healthy"))
+    assert agent.generation() == before
+    assert (agent.passes(1000), agent.passes(1001)) == (True, False)
+
+
+def test_a_change_while_it_was_down_clears_as_a_running_one_would(agent: Agent) -> None:
+    agent.give(document())
+    agent.start()
+    lab = agent.lab
+    with Conversations() as talk:
+        far = (lab.outside_address(CLIENT), CLIENT)
+        here = (lab.ports["tap1"].namespace, SERVER)
+        flow = talk.open(UDP, far, here, 1000)
+        own = talk.open(UDP, here, far, 4000)
+        agent.stop(signal.SIGKILL)
+        agent.give(document("1001"))
+        assert exchange([flow], "server") == {flow.name}, "nobody has told the kernel yet"
+        agent.start()
+        for speaker in ("server", "client", "server"):
+            assert exchange([flow], speaker, expected=0) == set()
+        assert exchange([own], "server") == {own.name}
+
+
+def test_without_document_and_record_managed_interfaces_are_closed(agent: Agent) -> None:
+    agent.give("version: 1\nnonsense: true\n")
+    agent.start()
+    assert not agent.passes(1000)
+    assert agent.ask("status") == 3
+    agent.give(document())
+    await_that(lambda: agent.passes(1000))
+
+
+def test_a_refused_document_at_the_start_leaves_what_was_accepted_in_force(agent: Agent) -> None:
+    agent.give(document())
+    agent.start()
+    agent.stop()
+    agent.give("version: 1\nnonsense: true\n")
+    agent.lab.hv.run(["nft", "delete", "table", "inet", "secgroupd"])
+    agent.start()
+    assert (agent.passes(1000), agent.passes(1001)) == (True, False)
+
+
+def test_with_nothing_to_go_by_the_rules_that_are_there_stay(agent: Agent) -> None:
+    agent.give(document())
+    agent.start()
+    agent.stop()
+    agent.give("version: 1\nnonsense: true\n")
+    (agent.directory / "lib" / "accepted.json").write_text("torn")
+    before = agent.generation()
+    agent.start()
+    assert agent.generation() == before and agent.passes(1000)
+    agent.give(document("1001"))
+    await_that(lambda: agent.passes(1001))
+    assert not agent.passes(1000)
+
+
+@pytest.mark.parametrize("identity", ["host_id: hv1", 'mac_address: "fa:16:3e:00:00:02"'])
+def test_a_port_is_found_by_alias_or_mac_when_its_interface_appears(
+    agent: Agent, identity: str
+) -> None:
+    agent.configure(host_id="hv1")
+    agent.lab.remove_port("tap1")
+    agent.give(document(identity=identity))
+    agent.start()
+    alias = "p1" if identity.startswith("host_id") else None
+    agent.lab.add_port(
+        interface="tap1", addresses=[SERVER], alias=alias, mac="fa:16:3e:00:00:02", kind="tap"
+    )
+    await_that(lambda: agent.passes(1000))
+    assert not agent.passes(1001)
+
+
+def test_what_somebody_else_flushes_is_put_back(agent: Agent) -> None:
+    agent.give(document())
+    agent.start()
+    agent.lab.hv.run(["nft", "flush", "ruleset"])
+    await_that(lambda: agent.status()["drift_repairs"] == 1)
+    assert (agent.passes(1000), agent.passes(1001)) == (True, False)
+
+
+def test_a_second_daemon_is_refused_and_the_first_goes_on(agent: Agent) -> None:
+    agent.give(document())
+    agent.start()
+    second = agent.lab.hv.run(
+        [sys.executable, "-m", "secgroupd.daemon", "--config", str(agent.config)], check=False
+    )
+    assert second.returncode == 1 and "another secgroupd runs" in second.stderr
+    agent.give(document("1001"))
+    await_that(lambda: agent.passes(1001))
+
+
+def test_metrics_are_served_and_a_busy_port_does_not_stop_it(agent: Agent) -> None:
+    with agent.lab.hv.socket(socket.AF_INET, socket.SOCK_STREAM) as busy:
+        busy.bind(("127.0.0.1", 9760))
+        busy.listen()
+        agent.give(document())
+        agent.start()
+        assert agent.passes(1000)
+
+    def served() -> str:
+        with agent.lab.hv.enter():
+            connection = http.client.HTTPConnection("127.0.0.1", 9760, timeout=5)
+            try:
+                connection.request("GET", "/metrics")
+                return connection.getresponse().read().decode()
+            except OSError:
+                return ""
+            finally:
+                connection.close()
+
+    await_that(served)
+    text = served()
+    assert 'secgroupd_ports{state="enforced"} 1.0' in text
+    assert f'secgroupd_revision_info{{revision="{agent.status()["revision"]}"}} 1.0' in text
+    assert "secgroupd_conntrack_entries" in text and "secgroupd_conntrack_limit" in text
+
+
+def test_settings_are_read_again_on_hangup(agent: Agent) -> None:
+    agent.give(document())
+    agent.start()
+    agent.lab.add_port(interface="other7", addresses=["10.0.7.1"])
+    assert agent.process
+    agent.configure(managed_interfaces=["tap*", "other*"])
+    agent.process.send_signal(signal.SIGHUP)
+    await_that(
+        lambda: (
+            "other"
+            in agent.lab.hv.run(["nft", "list", "chain", "inet", "secgroupd", "to_port"]).stdout
+        )
+    )
+    agent.configure(managed_interfaces="wrong")
+    agent.process.send_signal(signal.SIGHUP)
+    await_that(lambda: "settings-refused" in agent.log.read_text())
+    assert agent.passes(1000)
