@@ -50,7 +50,13 @@ BUILDERS = ("secgroupd.cli", "secgroupd.commands", "secgroupd.daemon", "secgroup
 LAYERS = {
     "secgroupd.errors": set[str](),
     "secgroupd.core": {"secgroupd.core", "secgroupd.errors"},
-    "secgroupd.dataplane": {"secgroupd.core", "secgroupd.dataplane", "secgroupd.errors"},
+    "secgroupd.closing": set[str](),
+    "secgroupd.dataplane": {
+        "secgroupd.closing",
+        "secgroupd.core",
+        "secgroupd.dataplane",
+        "secgroupd.errors",
+    },
     "secgroupd.proving": {"secgroupd.core", "secgroupd.errors", "secgroupd.proving"},
     "secgroupd.reconcile": {"secgroupd.core", "secgroupd.errors"},
     "secgroupd.sweep": {"secgroupd.core", "secgroupd.errors"},

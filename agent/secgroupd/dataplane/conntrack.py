@@ -10,9 +10,8 @@ import struct
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
+from secgroupd.closing import Closing
 from secgroupd.core.compiler import GENERATION_MASK
 from secgroupd.core.model import ICMP, ICMPV6
 from secgroupd.core.tracked import Connection, Endpoint, address
@@ -31,7 +30,7 @@ ENTRIES_BETWEEN_RESTS, REST_SECONDS = 64, 0.0002
 SETTINGS = Path("/proc/sys/net/netfilter")
 
 
-class Conntrack:
+class Conntrack(Closing):
     """The conntrack table of the network namespace of the thread that made the adapter."""
 
     def __init__(self) -> None:
@@ -40,17 +39,6 @@ class Conntrack:
     def close(self) -> None:
         """Close the socket."""
         self._netlink.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def stale(self, minimums: Mapping[bytes, int]) -> Iterator[Connection]:
         """Yield the entries that a port here answers and whose stamp is not fresh.

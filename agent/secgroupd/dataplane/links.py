@@ -11,9 +11,8 @@ import os
 import socket
 import struct
 from collections.abc import Iterator
-from types import TracebackType
-from typing import Self
 
+from secgroupd.closing import Closing
 from secgroupd.core.bindings import Link
 from secgroupd.dataplane.netlink import (
     DUMP_TRIES,
@@ -43,7 +42,7 @@ MAC_BYTES = 6
 SO_RCVBUFFORCE = 33
 
 
-class Links:
+class Links(Closing):
     """The links of the network namespace of the thread that made the adapter.
 
     ``fileno`` becomes readable when a link has come, gone or changed.
@@ -70,17 +69,6 @@ class Links:
         """Close the sockets."""
         self._dump.close()
         self._events.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def fileno(self) -> int:
         """Return the descriptor of the event socket, for select."""

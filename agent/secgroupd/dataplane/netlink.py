@@ -10,8 +10,8 @@ import os
 import socket
 import struct
 from collections.abc import Iterator, Sequence
-from types import TracebackType
-from typing import Self
+
+from secgroupd.closing import Closing
 
 NETLINK_NETFILTER = 12
 NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP = 0x1, 0x4, 0x300
@@ -67,7 +67,7 @@ def text(payload: memoryview) -> str:
     return bytes(payload).rstrip(b"\0").decode()
 
 
-class Netlink:
+class Netlink(Closing):
     """A netfilter netlink socket in the calling thread's network namespace."""
 
     def __init__(self) -> None:
@@ -86,17 +86,6 @@ class Netlink:
     def close(self) -> None:
         """Close the socket."""
         self._socket.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def send(self, kind: int, flags: int, family: int, payload: bytes) -> None:
         """Send one request."""

@@ -12,9 +12,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from types import TracebackType
-from typing import Self
 
+from secgroupd.closing import Closing
 from secgroupd.core.names import ADOPTING
 from secgroupd.core.plan import Line, Observed, Plan
 from secgroupd.core.ruleset import TABLE
@@ -32,7 +31,7 @@ LARGE_TRANSACTION = 1 << 20
 ERROR_LINE = re.compile(r"^[^\n]*?:(\d+):(\d+)(?:-\d+)?: Error: (.*)$", re.MULTILINE)
 
 
-class Nft:
+class Nft(Closing):
     """The kernel's nftables, seen from one network namespace."""
 
     def __init__(self) -> None:
@@ -45,17 +44,6 @@ class Nft:
         self._stop()
         self._netlink.close()
         os.close(self._namespace)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def observe(self, family: str = "inet") -> Observed | None:
         """Return the table as the kernel has it, or None when there is none.

@@ -111,60 +111,42 @@ def _read(netlink: Netlink, family: int) -> Observed | None:
 
 
 def _timeouts(netlink: Netlink, family: int) -> frozenset[str]:
-    found = set()
-    for body in netlink.dump(SUBSYSTEM | GET_OBJECT, family, text_attribute(1, TABLE)):
-        table, name, kind_of_object = "", "", 0
-        for kind, payload in attributes(body):
-            if kind == 1:
-                table = text(payload)
-            elif kind == 2:
-                name = text(payload)
-            elif kind == 3:
-                kind_of_object = struct.unpack(">I", payload)[0]
-        if table == TABLE and kind_of_object == OBJECT_TIMEOUT:
-            found.add(name)
-    return frozenset(found)
+    bodies = netlink.dump(SUBSYSTEM | GET_OBJECT, family, text_attribute(1, TABLE))
+    return frozenset(
+        text(parts[2]) for parts in _ours(bodies) if _number(parts[3]) == OBJECT_TIMEOUT
+    )
+
+
+def _ours(bodies: Iterable[memoryview]) -> Iterator[dict[int, memoryview]]:
+    """Yield the attributes of the objects of our table; their first one names the table."""
+    for body in bodies:
+        parts = dict(attributes(body))
+        if text(parts[1]) == TABLE:
+            yield parts
+
+
+def _number(payload: memoryview) -> int:
+    return int(struct.unpack(">I", payload)[0])
 
 
 def _digests(bodies: Iterable[memoryview]) -> Mapping[str, list[str]]:
     """Return by chain the comments of its rules, in order."""
     found: dict[str, list[str]] = {}
-    for body in bodies:
-        table, chain, comment = "", "", ""
-        for kind, payload in attributes(body):
-            if kind == 1:
-                table = text(payload)
-            elif kind == 2:
-                chain = text(payload)
-            elif kind == 7:
-                comment = _comment(payload)
-        if table == TABLE:
-            found.setdefault(chain, []).append(comment)
+    for parts in _ours(bodies):
+        comment = _comment(parts[7]) if 7 in parts else ""
+        found.setdefault(text(parts[2]), []).append(comment)
     return found
 
 
 def _chains(bodies: Iterable[memoryview]) -> Iterator[tuple[str, Hook | None]]:
-    for body in bodies:
-        table, name, hook = "", "", None
-        for kind, payload in attributes(body):
-            if kind == 1:
-                table = text(payload)
-            elif kind == 3:
-                name = text(payload)
-            elif kind == 4:
-                hook = _hook(payload)
-        if table == TABLE:
-            yield name, hook
+    for parts in _ours(bodies):
+        yield text(parts[3]), _hook(parts[4]) if 4 in parts else None
 
 
 def _hook(payload: memoryview) -> Hook:
-    number, priority = 0, 0
-    for kind, value in attributes(payload):
-        if kind == 1:
-            number = struct.unpack(">I", value)[0]
-        elif kind == 2:
-            priority = struct.unpack(">i", value)[0]
-    return Hook(HOOK_NAMES.get(number, str(number)), priority)
+    parts = dict(attributes(payload))
+    number = _number(parts[1])
+    return Hook(HOOK_NAMES.get(number, str(number)), struct.unpack(">i", parts[2])[0])
 
 
 def _comment(userdata: memoryview) -> str:
@@ -180,25 +162,19 @@ def _comment(userdata: memoryview) -> str:
 
 def _sets(netlink: Netlink, family: int, bodies: Iterable[memoryview]) -> dict[str, ObservedSet]:
     found: dict[str, ObservedSet] = {}
-    for body in bodies:
-        table, name, flags, length, size = "", "", 0, 0, None
-        for kind, payload in attributes(body):
-            if kind == 1:
-                table = text(payload)
-            elif kind == 2:
-                name = text(payload)
-            elif kind == 3:
-                flags = struct.unpack(">I", payload)[0]
-            elif kind == 5:
-                length = struct.unpack(">I", payload)[0]
-            elif kind == 9:
-                size = _size(payload)
-        if table != TABLE or name.startswith("__"):
+    for parts in _ours(bodies):
+        name, flags = text(parts[2]), _number(parts[3]) if 3 in parts else 0
+        if name.startswith("__"):  # an anonymous set, which belongs to its rule
             continue
         timeout = bool(flags & FLAG_TIMEOUT)
-        elements = {} if timeout else _elements(netlink, family, name)
-        is_map, interval = bool(flags & FLAG_MAP), bool(flags & FLAG_INTERVAL)
-        found[name] = ObservedSet(length, is_map, interval, timeout, size, elements)
+        found[name] = ObservedSet(
+            key_length=_number(parts[5]),
+            is_map=bool(flags & FLAG_MAP),
+            interval=bool(flags & FLAG_INTERVAL),
+            timeout=timeout,
+            size=_size(parts[9]) if 9 in parts else None,
+            elements={} if timeout else _elements(netlink, family, name),
+        )
     return found
 
 

@@ -10,9 +10,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
+from secgroupd.closing import Closing
 from secgroupd.core.document import MAX_BYTES, Source
 from secgroupd.errors import DataplaneError, Problem
 
@@ -130,7 +129,7 @@ _EVENT_BYTES = 1 << 16
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-class Watcher:
+class Watcher(Closing):
     """Tells when a state document may have changed.
 
     ``fileno`` becomes readable then. The path need not be there yet, and may be replaced: every
@@ -159,17 +158,6 @@ class Watcher:
         descriptor, self._fd = self._fd, -1
         if descriptor >= 0:
             os.close(descriptor)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def fileno(self) -> int:
         """Return the descriptor, for select."""
