@@ -2,14 +2,13 @@
 
 import argparse
 import io
-import os
 import sys
 from collections.abc import Callable, Sequence
 
 from secgroupd import __version__
 from secgroupd.commands import check, enforce, explain, reach, status
 from secgroupd.commands.arguments import add_config
-from secgroupd.commands.output import complain, complain_of, counted
+from secgroupd.commands.output import abandon_stdout, complain, complain_of, counted
 from secgroupd.errors import DocumentError, SecgroupdError
 
 EXIT_ERROR, EXIT_INTERRUPTED, EXIT_BROKEN_PIPE = 1, 130, 141
@@ -34,8 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = run(args)
         sys.stdout.flush()
     except BrokenPipeError:
-        # Whoever reads has read enough; the interpreter's own flush at exit must not complain.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        abandon_stdout()
         return EXIT_BROKEN_PIPE
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED

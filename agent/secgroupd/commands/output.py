@@ -1,6 +1,7 @@
 """Writing for people at a terminal and for programs that read JSON."""
 
 import json
+import os
 import sys
 from collections.abc import Iterable
 
@@ -29,6 +30,13 @@ def complain_of(problems: Iterable[Problem]) -> None:
     """Write problems to stderr, one a line."""
     for problem in problems:
         complain(str(problem))
+
+
+def abandon_stdout() -> None:
+    """Let go of a stdout that nobody reads, so that the flush at exit does not complain."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
 
 
 def counted(count: int, noun: str) -> str:

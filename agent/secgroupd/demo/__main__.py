@@ -4,7 +4,7 @@ import signal
 import sys
 from types import FrameType
 
-from secgroupd.commands.output import complain
+from secgroupd.commands.output import abandon_stdout, complain
 from secgroupd.demo.story import tell
 from secgroupd.errors import SecgroupdError
 
@@ -17,13 +17,18 @@ def main() -> int:
     """Run the demonstration; return 0 if every packet did what the rules say."""
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        return 0 if tell() else 1
+        right = tell()
+        sys.stdout.flush()
     except KeyboardInterrupt:
         complain("\ninterrupted; everything has been taken down")
         return 130
+    except BrokenPipeError:
+        abandon_stdout()
+        return 141
     except SecgroupdError as error:
         complain(f"demo: {error}")
         return 1
+    return 0 if right else 1
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from secgroupd.proving.probes import Method, Observation, Probe
 
 __all__ = ["DEFAULT_TIMEOUT", "Method", "Observation", "Probe", "probe", "run_probes"]
 
-DEFAULT_TIMEOUT = 0.2
+DEFAULT_TIMEOUT = 0.4
 """Seconds without any news after which a batch is over."""
 
 _MOST_AT_ONCE = 1000
