@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from secgroupd import __version__
@@ -84,6 +84,8 @@ class Daemon:
         self._reload = False
         self._endpoint: Endpoint | None = None
         self._metrics_trouble = False
+        self._ready = False
+        self._watch_trouble: str | None = None
         try:
             self._start(settings)
         except BaseException:
@@ -160,9 +162,8 @@ class Daemon:
         watchdog = float(os.environ.get("WATCHDOG_USEC", "0")) / 2e6
         due = Due(resync=time.monotonic() + self.settings.resync_interval)
         self.guard.read()
-        due.done(time.monotonic(), self.settings, well=self.guard.enforce())
+        self._done(due, well=self.guard.enforce())
         self.guard.tell()
-        notify("READY=1\nSTATUS=guarding")
         log.info("started version=%s", __version__)
         while not self._stop:
             wait = due.wait(time.monotonic())
@@ -188,27 +189,36 @@ class Daemon:
         now = time.monotonic()
         document = self._watcher.changed()
         links = self._links.changed()
-        if self._reload:
-            self._reload = False
+        reload, self._reload = self._reload, False
+        if reload:
             self._reload_settings()
-            document = True
         resync = now >= due.resync
         drift = now >= due.look and self.guard.reconciler.disturbed()
         retry = due.retry is not None and now >= due.retry
-        if document or resync:
+        if document or resync or reload:
             refused = self.guard.problems
-            self.guard.read()
+            self.guard.read(anew=reload)
             if self.guard.problems != refused:
                 self.guard.tell()
         if resync:
             self._serve()
             well = self.guard.resync()
-        elif document or links or drift or retry or events:
+        elif document or reload or links or drift or retry or events:
             well = self.guard.enforce()
         else:
             due.look = now + LOOK_SECONDS
             return
+        self._done(due, well=well)
+
+    def _done(self, due: Due, *, well: bool) -> None:
         due.done(time.monotonic(), self.settings, well=well)
+        # Guests may start once the ports are guarded, be it by what an earlier agent has left.
+        if not self._ready and (well or self.guard.state is None):
+            notify("READY=1\nSTATUS=guarding")
+            self._ready = True
+        if self._watcher.trouble != self._watch_trouble:
+            self._watch_trouble = self._watcher.trouble
+            log.warning("changes-may-go-unseen reason=%s", self._watch_trouble)
 
     def _reload_settings(self) -> None:
         """Take what of the settings can change while the daemon runs."""
@@ -222,7 +232,7 @@ class Daemon:
         for name in fixed:
             if getattr(fresh, name) != getattr(self.settings, name):
                 log.warning("setting-needs-restart name=%s", name)
-        self._configure(fresh)
+        self._configure(replace(fresh, **{name: getattr(self.settings, name) for name in fixed}))
         self.guard.reconciler.forget_kernel()
         log.info("settings-reloaded")
 

@@ -120,7 +120,7 @@ class FileMemory:
         try:
             header = json.loads(head)
             version, checksum = header["format"], header["checksum"]
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, KeyError, RecursionError):
             raise CodecError("it is torn or damaged: its first line is not a header") from None
         if version != FORMAT:
             raise CodecError(f"its format is {str(version)[:20]}, and only {FORMAT} is understood")

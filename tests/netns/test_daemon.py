@@ -302,3 +302,18 @@ def test_settings_are_read_again_on_hangup(agent: Agent) -> None:
     agent.process.send_signal(signal.SIGHUP)
     await_that(lambda: "settings-refused" in agent.log.read_text())
     assert agent.passes(1000)
+
+
+def test_a_changed_limit_takes_effect_on_hangup(agent: Agent) -> None:
+    many = ", ".join(f"g{at}" for at in range(6))
+    groups = "".join(f"  - {{id: g{at}}}\n" for at in range(6))
+    agent.give(
+        document()
+        .replace("security_groups: [g]", f"security_groups: [{many}]")
+        .replace("instances:", f"{groups}instances:")
+    )
+    agent.start()
+    assert agent.ask("status") == 0 and agent.process
+    agent.configure(limits="enforce")
+    agent.process.send_signal(signal.SIGHUP)
+    await_that(lambda: agent.status()["problems"])

@@ -1,71 +1,197 @@
-"""What is remembered survives whatever can happen to a file."""
+"""The record on disk: kept whole, or not trusted at all."""
 
+import json
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
+from hashlib import blake2b
 from pathlib import Path
-from random import Random
 
 import pytest
-from tests.drawing import Drawing
+from tests.builders import group, port, rule, state
 
 from secgroupd.core.compiler import Binding, Generations
 from secgroupd.errors import StoreError
 from secgroupd.memory import FileMemory, PatientMemory
 from secgroupd.reconcile import Record
 
+ONE = state(
+    [group("g", rule("ingress", "tcp", "80"))], [port("p", ["g"], ["10.0.0.1", "2001:db8::1"])]
+)
+OTHER = state([group("g")], [port("p", ["g"], ["10.0.0.2"])], revision="other")
 RECORD = Record(
-    accepted=Drawing(Random(1)).state(),
-    intended=Drawing(Random(2)).state(),
-    generations=Generations(7, 6, {"p1": 5}),
-    bindings={"p1": Binding('tap"1', 4), "p2": Binding("tap2")},
+    ONE, OTHER, Generations(7, 6, {"p": 5}), {"p": Binding("tap-p"), "q": Binding('"', 3)}
 )
 
 
-def test_a_record_comes_back_as_it_was(tmp_path: Path) -> None:
-    FileMemory(tmp_path).save(RECORD)
-    fresh = FileMemory(tmp_path)
-    assert fresh.load() == RECORD
-    assert fresh.trouble is None
+def path_in(directory: Path) -> Path:
+    return directory / "accepted.json"
 
 
-def test_without_a_file_the_record_is_empty(tmp_path: Path) -> None:
+def broken_in(directory: Path) -> list[str]:
+    return sorted(path.name for path in directory.glob("*.broken-*"))
+
+
+@pytest.mark.parametrize(
+    "record", [RECORD, Record(), Record(ONE), Record(None, ONE), Record(ONE, ONE)], ids=range(5)
+)
+def test_a_record_is_remembered_by_the_next_process(tmp_path: Path, record: Record) -> None:
+    FileMemory(tmp_path).save(record)
     memory = FileMemory(tmp_path)
+    assert memory.load() == record
+    assert memory.trouble is None
+
+
+def test_the_newest_record_is_remembered(tmp_path: Path) -> None:
+    memory = FileMemory(tmp_path)
+    for record in (Record(ONE), Record(OTHER), Record(ONE, OTHER), RECORD):
+        memory.save(record)
+        assert FileMemory(tmp_path).load() == record
+    assert [path.name for path in tmp_path.iterdir()] == ["accepted.json"]
+    assert path_in(tmp_path).stat().st_mode & 0o777 == 0o600
+
+
+def test_no_file_is_no_trouble(tmp_path: Path) -> None:
+    memory = FileMemory(tmp_path / "not-made-yet")
     assert memory.load() == Record()
     assert memory.trouble is None
 
 
-def test_a_file_cut_at_any_byte_gives_an_empty_record_and_is_set_aside(tmp_path: Path) -> None:
-    small = Record(generations=Generations(3, 3, {}), bindings={"p": Binding("tap1")})
-    FileMemory(tmp_path).save(small)
-    (file,) = tmp_path.iterdir()
-    whole = file.read_bytes()
-    for length in range(len(whole)):
-        file.write_bytes(whole[:length])
-        memory = FileMemory(tmp_path)
-        assert memory.load() in (Record(), small)
-        if memory.trouble is not None:
-            assert not file.exists() and "set aside" in memory.trouble
-    assert len(list(tmp_path.iterdir())) < 10, "not every broken file is kept"
-
-
-@pytest.mark.parametrize("at", [0, 10, 60, -5])
-def test_a_changed_byte_is_noticed(tmp_path: Path, at: int) -> None:
+def test_a_file_cut_at_any_byte_is_set_aside(tmp_path: Path) -> None:
     FileMemory(tmp_path).save(RECORD)
+    whole = path_in(tmp_path).read_bytes()
+    for length in range(len(whole)):
+        path_in(tmp_path).write_bytes(whole[:length])
+        memory = FileMemory(tmp_path)
+        assert memory.load() == Record(), length
+        assert memory.trouble is not None and "set aside" in memory.trouble
+        assert not path_in(tmp_path).exists()
+    assert len(broken_in(tmp_path)) <= 3
+
+
+def test_a_file_with_any_byte_changed_is_set_aside_or_says_the_same(tmp_path: Path) -> None:
+    FileMemory(tmp_path).save(RECORD)
+    whole = path_in(tmp_path).read_bytes()
+    for place in range(len(whole)):
+        path_in(tmp_path).write_bytes(
+            whole[:place] + bytes([whole[place] ^ 0x10]) + whole[place + 1 :]
+        )
+        assert FileMemory(tmp_path).load() in (Record(), RECORD), place
+
+
+def test_only_the_newest_broken_files_are_kept(tmp_path: Path) -> None:
+    for number in range(6):
+        path_in(tmp_path).write_text(f"broken {number}")
+        FileMemory(tmp_path).load()
+    assert broken_in(tmp_path) == [f"accepted.json.broken-{number}" for number in (4, 5, 6)]
+    assert (tmp_path / "accepted.json.broken-6").read_text() == "broken 5"
+
+
+def test_another_format_is_set_aside(tmp_path: Path) -> None:
+    FileMemory(tmp_path).save(RECORD)
+    head, _, body = path_in(tmp_path).read_bytes().partition(b"\n")
+    header = json.loads(head) | {"format": 2}
+    path_in(tmp_path).write_bytes(json.dumps(header).encode() + b"\n" + body)
+    memory = FileMemory(tmp_path)
+    assert memory.load() == Record()
+    assert memory.trouble is not None and "format is 2" in memory.trouble
+
+
+@pytest.mark.parametrize("body", [b"", b"null\n", b"null\nnull\n{}\n", b"null\nnull\nnull\nnull\n"])
+def test_content_that_fits_its_checksum_and_is_no_record_is_set_aside(
+    tmp_path: Path, body: bytes
+) -> None:
+    header = {"format": 1, "checksum": blake2b(body, digest_size=16).hexdigest()}
+    path_in(tmp_path).write_bytes(json.dumps(header).encode() + b"\n" + body)
+    memory = FileMemory(tmp_path)
+    assert memory.load() == Record()
+    assert memory.trouble is not None
+
+
+def test_what_cannot_be_read_is_set_aside(tmp_path: Path) -> None:
+    path_in(tmp_path).mkdir()
+    memory = FileMemory(tmp_path)
+    assert memory.load() == Record()
+    assert memory.trouble is not None and "cannot be read" in memory.trouble
+    memory.save(RECORD)
+    assert memory.load() == RECORD
+
+
+def test_a_write_that_was_cut_short_leaves_the_record_before(tmp_path: Path) -> None:
+    FileMemory(tmp_path).save(RECORD)
+    (tmp_path / "accepted.json.new").write_bytes(path_in(tmp_path).read_bytes()[:100])
+    memory = FileMemory(tmp_path)
+    assert memory.load() == RECORD
+    memory.save(Record(ONE))
+    assert FileMemory(tmp_path).load() == Record(ONE)
+
+
+def test_a_directory_that_takes_nothing_is_an_error_of_its_own(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="cannot keep the record"):
+        FileMemory(tmp_path / "missing").save(RECORD)
+
+
+@contextmanager
+def gone(directory: Path) -> Iterator[None]:
+    hidden = directory.with_name("hidden")
+    directory.rename(hidden)
+    yield
+    hidden.rename(directory)
+
+
+def test_patience_keeps_what_the_store_does_not_take_and_tries_again(tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    store.mkdir()
+    memory = PatientMemory(FileMemory(store))
+    memory.save(Record(ONE))
+    assert memory.trouble is None
+    with gone(store):
+        memory.save(RECORD)
+        assert memory.trouble is not None
+        assert memory.load() == RECORD
+        memory.retry()
+        assert memory.trouble is not None
+    assert FileMemory(store).load() == Record(ONE)
+    memory.retry()
+    assert memory.trouble is None
+    assert FileMemory(store).load() == RECORD
+
+
+@contextmanager
+def room_for(size: int) -> Iterator[None]:
+    """No file can grow beyond a size; as on a full disk, a write is done in part or refused."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("size", [0, 1, 100, 500])
+def test_a_disk_without_room_leaves_the_record_before(tmp_path: Path, size: int) -> None:
+    memory = FileMemory(tmp_path)
+    memory.save(Record(ONE))
+    with room_for(size), pytest.raises(StoreError, match="cannot keep the record"):
+        memory.save(RECORD)
+    assert FileMemory(tmp_path).load() == Record(ONE)
+    memory.save(RECORD)
+    assert FileMemory(tmp_path).load() == RECORD
+
+
+def test_a_link_in_the_place_of_the_fresh_file_is_not_written_through(tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("mine")
+    (tmp_path / "accepted.json.new").symlink_to(victim)
+    with pytest.raises(StoreError):
+        FileMemory(tmp_path).save(RECORD)
+    assert victim.read_text() == "mine"
+
+
+def test_a_file_that_nests_without_end_is_set_aside(tmp_path: Path) -> None:
+    FileMemory(tmp_path).save(Record())
     (file,) = tmp_path.iterdir()
-    content = bytearray(file.read_bytes())
-    content[at] ^= 1
-    file.write_bytes(content)
+    file.write_bytes(b"[" * 100_000)
     memory = FileMemory(tmp_path)
     assert memory.load() == Record()
     assert memory.trouble
-
-
-def test_what_the_store_refuses_is_kept_until_it_takes_it(tmp_path: Path) -> None:
-    directory = tmp_path / "later"
-    memory = PatientMemory(FileMemory(directory))
-    with pytest.raises(StoreError):
-        FileMemory(directory).save(RECORD)
-    memory.save(RECORD)
-    assert memory.trouble and memory.load() == RECORD
-    directory.mkdir()
-    memory.retry()
-    assert memory.trouble is None
-    assert FileMemory(directory).load() == RECORD

@@ -143,13 +143,16 @@ class Nft(Closing):
 
     def _start(self) -> None:
         self._stop()
-        self._worker = subprocess.Popen(
-            [sys.executable, "-m", "secgroupd.dataplane.nft_worker", str(self._namespace)],
-            pass_fds=[self._namespace],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-        )
+        try:
+            self._worker = subprocess.Popen(
+                [sys.executable, "-m", "secgroupd.dataplane.nft_worker", str(self._namespace)],
+                pass_fds=[self._namespace],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            )
+        except OSError as error:
+            raise DataplaneError(f"cannot start the nft writer: {error}") from error
 
     def _stop(self) -> None:
         worker, self._worker = self._worker, None

@@ -1,69 +1,94 @@
-"""Which interface carries which port: found by name, alias or MAC, and never guessed."""
+"""Which link carries which port, and which ports wait."""
 
 from dataclasses import replace
 
-from tests.builders import group, port, state
+import pytest
+from tests.builders import port, state
 
 from secgroupd.core.bindings import Bound, Link, bind
 from secgroupd.core.compiler import Binding
 from secgroupd.core.model import Port
 from secgroupd.core.policy import Policy
 
-MAC = "fa:16:3e:00:00:01"
+MAC, TAP_MAC = "fa:16:3e:00:00:01", "fe:16:3e:00:00:01"
 
 
-def bound(*ports: Port, links: tuple[Link, ...] = ()) -> Bound:
-    return bind(Policy(state([group("g")], ports)), "hv1", links)
+def bound(ports: list[Port], *links: Link) -> Bound:
+    policy = Policy(state(ports=ports))
+    found = bind(policy, "hv1", links)
+    assert found == bind(policy, "hv1", reversed(links)), "the order of links must not matter"
+    return found
 
 
-NAMED = port("p", ["g"], interface="tap1")
-LOOSE = replace(port("p", ["g"], interface=None, host_id="hv1"), mac_address=MAC)
+def roaming(port_id: str, mac: str | None = None, host_id: str | None = None) -> Port:
+    return replace(port(port_id, interface=None, host_id=host_id), mac_address=mac)
 
 
 def test_a_named_interface_is_bound_before_it_is_there() -> None:
-    found = bound(NAMED)
-    assert found.bindings == {"p": Binding("tap1")}
-    assert "p" in found.waiting
-    assert not bound(NAMED, links=(Link("tap1", 3),)).waiting
+    found = bound([port("p")])
+    assert found.bindings == {"p": Binding("tap-p")}
+    assert found.waiting == {"p": "there is no interface tap-p"}
 
 
-def test_a_name_that_no_rule_can_say_is_bound_by_index_once_it_is_there() -> None:
-    odd = port("p", ["g"], interface='tap"1')
-    assert bound(odd).bindings == {}
-    assert bound(odd, links=(Link('tap"1', 3),)).bindings == {"p": Binding('tap"1', 3)}
+def test_a_named_interface_that_is_there_waits_for_nothing() -> None:
+    assert bound([port("p")], Link("tap-p", 7)) == Bound({"p": Binding("tap-p")}, {})
 
 
-def test_ports_of_other_hosts_are_not_bound() -> None:
-    assert bound(replace(NAMED, host_id="hv2"), links=(Link("tap1", 3),)).bindings == {}
-    assert bound(replace(NAMED, host_id="hv1")).bindings == {"p": Binding("tap1")}
+@pytest.mark.parametrize("name", ['a"b', "a\\b"])
+def test_a_name_that_cannot_be_quoted_is_bound_by_index_once_it_is_there(name: str) -> None:
+    one = port("p", interface=name)
+    assert bound([one]) == Bound({}, {"p": f"there is no interface {name}"})
+    assert bound([one], Link(name, 7)) == Bound({"p": Binding(name, 7)}, {})
 
 
-def test_the_alias_comes_before_the_mac() -> None:
-    links = (Link("one", 1, mac=MAC), Link("two", 2, alias="p"))
-    assert bound(LOOSE, links=links).bindings == {"p": Binding("two")}
-    assert bound(LOOSE, links=links[:1]).bindings == {"p": Binding("one")}
+@pytest.mark.parametrize(
+    "link",
+    [Link("t", 3, alias="p"), Link("t", 3, mac=MAC), Link("t", 3, mac=TAP_MAC)],
+    ids=["alias", "mac", "libvirt"],
+)
+def test_a_port_without_a_name_is_found(link: Link) -> None:
+    assert bound([roaming("p", MAC)], Link("lo", 1), link) == Bound({"p": Binding("t")}, {})
 
 
-def test_a_tap_with_libvirts_form_of_the_mac_is_found() -> None:
-    tap = Link("vnet0", 1, mac="fe" + MAC[2:])
-    assert bound(LOOSE, links=(tap,)).bindings == {"p": Binding("vnet0")}
+def test_an_alias_is_stronger_than_a_mac() -> None:
+    found = bound([roaming("p", MAC)], Link("a", 2, alias="p"), Link("m", 3, mac=MAC))
+    assert found == Bound({"p": Binding("a")}, {})
 
 
-def test_what_is_ambiguous_is_not_bound_and_says_so() -> None:
-    links = (Link("one", 1, mac=MAC), Link("two", 2, mac="fe" + MAC[2:]))
-    found = bound(LOOSE, links=links)
-    assert found.bindings == {} and "one" in found.waiting["p"] and "two" in found.waiting["p"]
-    rival = replace(LOOSE, id="q", mac_address=None)
-    contested = bound(LOOSE, rival, links=(Link("one", 1, mac=MAC, alias="q"),))
-    assert contested.bindings == {}
-    assert set(contested.waiting) == {"p", "q"}
+@pytest.mark.parametrize(
+    "links",
+    [
+        (Link("a", 2, alias="p"), Link("b", 3, alias="p")),
+        (Link("a", 2, mac=MAC), Link("b", 3, mac=TAP_MAC)),
+    ],
+)
+def test_where_two_links_fit_none_is_taken(links: tuple[Link, Link]) -> None:
+    found = bound([roaming("p", MAC)], *links)
+    assert found == Bound({}, {"p": "more than one interface fits: a, b"})
 
 
-def test_a_port_of_no_host_and_no_name_that_is_nowhere_is_none_of_ours() -> None:
-    found = bound(replace(LOOSE, host_id=None))
-    assert (found.bindings, found.waiting) == ({}, {})
+def test_where_two_ports_want_one_link_nobody_gets_it() -> None:
+    found = bound([port("p", interface="t"), roaming("q", MAC)], Link("t", 2, mac=MAC))
+    assert found.bindings == {}
+    assert found.waiting == {
+        "p": "interface t is claimed by q too",
+        "q": "interface t is claimed by p too",
+    }
 
 
-def test_the_order_of_links_means_nothing() -> None:
-    links = (Link("one", 1, mac=MAC), Link("two", 2, alias="p"), Link("tap1", 3))
-    assert bound(LOOSE, links=links) == bound(LOOSE, links=links[::-1])
+def test_a_port_of_another_host_is_never_bound() -> None:
+    elsewhere = replace(port("p", host_id="hv2"), mac_address=MAC)
+    assert bound([elsewhere], Link("tap-p", 2, alias="p", mac=MAC)) == Bound({}, {})
+
+
+def test_a_port_of_any_host_is_here_only_if_it_is_found() -> None:
+    assert bound([roaming("p", MAC)], Link("lo", 1)) == Bound({}, {})
+
+
+def test_a_port_of_this_host_waits_until_it_is_found() -> None:
+    found = bound([roaming("p", MAC, "hv1"), roaming("q", None, "hv1")])
+    assert found.bindings == {}
+    assert found.waiting == {
+        "p": f"no interface has the port's id as its alias or the MAC {MAC}",
+        "q": "no interface has the port's id as its alias",
+    }

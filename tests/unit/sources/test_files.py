@@ -1,89 +1,190 @@
-"""Reading a state document's files, and seeing them change."""
+"""Reading a directory of documents, and seeing it change."""
 
 import os
 import select
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from secgroupd.sources.files import Watcher, read
 
+PATIENCE = 10.0
+
 
 def names(path: Path) -> list[str]:
     return [Path(source.name).name for source in read(path).sources]
 
 
-def test_the_files_of_a_directory_are_read_sorted_and_others_left_alone(tmp_path: Path) -> None:
-    for name in ("b.yml", "a.yaml", "c.json", ".hidden.yaml", "#a.yaml", "a.yaml~", "notes.txt"):
-        (tmp_path / name).write_text(name)
-    assert names(tmp_path) == ["a.yaml", "b.yml", "c.json"]
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    made = tmp_path / "etc" / "state.d"
+    made.mkdir(parents=True)
+    return made
 
 
-def test_one_file_may_be_named_whatever_it_is_called(tmp_path: Path) -> None:
-    (tmp_path / "state").write_text("x")
-    assert names(tmp_path / "state") == ["state"]
+@pytest.fixture
+def watcher(directory: Path) -> Iterator[Watcher]:
+    with Watcher(directory) as made:
+        yield made
 
 
-def test_what_cannot_be_read_is_a_problem_with_its_file(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "pipe.yaml")
-    (tmp_path / "dead.yaml").symlink_to("nowhere")
-    problems = read(tmp_path).problems
-    assert [Path(p.file).name for p in problems] == ["dead.yaml", "pipe.yaml"]
-    assert read(tmp_path / "missing").problems
+def sees(watcher: Watcher) -> bool:
+    """Wait for a change; False when the events so far (or none for a while) are none."""
+    ready, _, _ = select.select([watcher], [], [], PATIENCE)
+    return bool(ready) and watcher.changed()
 
 
-def test_the_digest_tells_contents_and_names_apart(tmp_path: Path) -> None:
-    (tmp_path / "a.yaml").write_text("x")
-    first = read(tmp_path).digest
-    assert read(tmp_path).digest == first
-    (tmp_path / "a.yaml").rename(tmp_path / "b.yaml")
-    second = read(tmp_path).digest
-    (tmp_path / "b.yaml").write_text("y")
-    assert len({first, second, read(tmp_path).digest}) == 3
+def silent(watcher: Watcher) -> bool:
+    return not watcher.changed()
 
 
-def stirs(watcher: Watcher) -> bool:
-    """Wait until there is news; tell whether it means a change."""
-    while select.select([watcher.fileno()], [], [], 3)[0]:
-        if watcher.changed():
-            return True
-    return False
+def test_documents_are_read_in_order_and_nothing_else_is(directory: Path) -> None:
+    for name in ("b.yaml", "a.yml", "c.json", ".h.yaml", "#d.yaml", "e.yaml~", ".f.yaml.swp", "g"):
+        (directory / name).write_text(name)
+    (directory / ".#link.yaml").symlink_to("someone@somewhere")
+    assert names(directory) == ["a.yml", "b.yaml", "c.json"]
+    assert [source.text for source in read(directory).sources] == [b"a.yml", b"b.yaml", b"c.json"]
+    assert read(directory).problems == ()
 
 
-def test_a_file_renamed_into_place_is_seen(tmp_path: Path) -> None:
-    with Watcher(tmp_path) as watcher:
-        (tmp_path / ".new").write_text("x")
+def test_a_single_file_is_read_whatever_its_name(tmp_path: Path) -> None:
+    (tmp_path / "cloud").write_text("x")
+    assert names(tmp_path / "cloud") == ["cloud"]
+
+
+def test_what_cannot_be_read_is_a_problem_and_the_rest_is_read(directory: Path) -> None:
+    (directory / "a.yaml").write_text("a")
+    (directory / "b.yaml").mkdir()
+    os.mkfifo(directory / "c.yaml")
+    (directory / "d.yaml").symlink_to("nowhere")
+    found = read(directory)
+    assert [Path(source.name).name for source in found.sources] == ["a.yaml"]
+    assert [Path(problem.file).name for problem in found.problems] == ["b.yaml", "c.yaml", "d.yaml"]
+    assert {problem.code for problem in found.problems} == {"unreadable"}
+
+
+def test_a_missing_directory_is_a_problem(tmp_path: Path) -> None:
+    found = read(tmp_path / "missing")
+    assert found.sources == ()
+    assert [problem.code for problem in found.problems] == ["unreadable"]
+
+
+def test_an_empty_directory_has_no_sources_and_no_problems(directory: Path) -> None:
+    assert (read(directory).sources, read(directory).problems) == ((), ())
+
+
+def test_the_digest_tells_contents_names_and_problems_apart(directory: Path) -> None:
+    seen = [read(directory).digest]
+    (directory / "a.yaml").write_text("12")
+    seen.append(read(directory).digest)
+    (directory / "a.yaml").write_text("1")
+    seen.append(read(directory).digest)
+    (directory / "b.yaml").write_text("2")
+    seen.append(read(directory).digest)
+    (directory / "b.yaml").rename(directory / "c.yaml")
+    seen.append(read(directory).digest)
+    (directory / "d.yaml").mkdir()
+    seen.append(read(directory).digest)
+    assert len(set(seen)) == len(seen)
+    os.utime(directory / "a.yaml")
+    assert read(directory).digest == seen[-1]
+
+
+def test_a_file_counts_when_its_writer_is_done(directory: Path, watcher: Watcher) -> None:
+    with (directory / "a.yaml").open("w") as file:
+        file.write("half")
+        file.flush()
+        assert silent(watcher)
+        file.write("whole")
+    assert sees(watcher)
+    assert silent(watcher)
+
+
+def test_moving_linking_and_deleting_count(directory: Path, watcher: Watcher) -> None:
+    outside = directory.parent / "new"
+    outside.write_text("x")
+    assert silent(watcher)
+    outside.rename(directory / "a.yaml")
+    assert sees(watcher)
+    (directory / "b.yaml").symlink_to("a.yaml")
+    assert sees(watcher)
+    (directory / "c.yaml").hardlink_to(directory / "a.yaml")
+    assert sees(watcher)
+    (directory / "a.yaml").unlink()
+    assert sees(watcher)
+    (directory / "b.yaml").rename(outside)
+    assert sees(watcher)
+    (directory / "c.yaml").chmod(0o600)
+    assert sees(watcher)
+
+
+def test_a_directory_that_is_made_later_is_watched(tmp_path: Path) -> None:
+    path = tmp_path / "a" / "b" / "state.d"
+    with Watcher(path) as watcher:
+        (tmp_path / "other").mkdir()
+        assert silent(watcher)
+        path.mkdir(parents=True)
+        assert sees(watcher)
+        (path / "x.yaml").write_text("x")
+        assert sees(watcher)
+
+
+def test_a_directory_that_is_replaced_is_watched(directory: Path, watcher: Watcher) -> None:
+    directory.rename(directory.with_name("old"))
+    assert sees(watcher)
+    (directory.with_name("old") / "x.yaml").write_text("x")
+    watcher.changed()
+    directory.mkdir()
+    assert sees(watcher)
+    (directory / "y.yaml").write_text("y")
+    assert sees(watcher)
+    (directory / "y.yaml").unlink()
+    directory.rmdir()
+    assert sees(watcher)
+
+
+def test_a_symbolic_link_that_is_turned_round_is_followed(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    path = tmp_path / "state.d"
+    path.symlink_to("one")
+    with Watcher(path) as watcher:
+        (tmp_path / "next").symlink_to("two")
+        assert silent(watcher)
+        (tmp_path / "next").rename(path)
+        assert sees(watcher)
+        (tmp_path / "two" / "x.yaml").write_text("x")
+        assert sees(watcher)
+        (tmp_path / "one" / "x.yaml").write_text("x")
+        assert silent(watcher)
+
+
+def test_a_single_file_is_watched_while_it_is_written_and_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "cloud.yaml"
+    path.write_text("one")
+    with Watcher(path) as watcher:
+        path.write_text("two")
+        assert sees(watcher)
         watcher.changed()
-        (tmp_path / ".new").rename(tmp_path / "a.yaml")
-        assert stirs(watcher)
-        (tmp_path / "a.yaml").unlink()
-        assert stirs(watcher)
-        assert not watcher.changed()
-
-
-def test_a_directory_that_is_made_or_replaced_later_is_seen(tmp_path: Path) -> None:
-    place = tmp_path / "etc" / "state.d"
-    with Watcher(place) as watcher:
-        place.mkdir(parents=True)
-        assert stirs(watcher)
-        (place / "a.yaml").write_text("x")
-        assert stirs(watcher)
-        place.rename(tmp_path / "old")
-        assert stirs(watcher)
-        place.mkdir()
-        assert stirs(watcher)
-        (place / "b.yaml").write_text("x")
-        assert stirs(watcher)
-
-
-@pytest.mark.parametrize("name", ["a.yaml"])
-def test_a_single_file_is_followed_over_its_replacement(tmp_path: Path, name: str) -> None:
-    file = tmp_path / name
-    file.write_text("x")
-    with Watcher(file) as watcher:
         fresh = tmp_path / "fresh"
-        fresh.write_text("y")
-        fresh.rename(file)
-        assert stirs(watcher)
-        file.write_text("z")
-        assert stirs(watcher)
+        fresh.write_text("three")
+        assert silent(watcher)
+        fresh.rename(path)
+        assert sees(watcher)
+        watcher.changed()
+        path.write_text("four")
+        assert sees(watcher)
+
+
+def test_more_events_than_the_kernel_keeps_are_a_change(directory: Path, watcher: Watcher) -> None:
+    limit = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text())
+    one, other = directory / "x", directory / "y"
+    one.write_text("")
+    for _ in range(limit // 2 + 1):
+        one.rename(other)
+        one, other = other, one
+    assert sees(watcher)
+    assert silent(watcher)
+    (directory / "a.yaml").write_text("a")
+    assert sees(watcher)
