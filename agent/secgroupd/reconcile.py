@@ -168,11 +168,15 @@ class Reconciler:
         known = self._known
         proposal = self.propose(state, bindings)
         before = self.record
-        if proposal.plan and proposal.cleared:
+        if proposal.plan and before.accepted != state:
             # Only the number is taken over: what the commit would have made true is made again.
             number = proposal.record.generations.current
             generations = replace(before.generations, current=number)
-            self._save(replace(before, intended=state, generations=generations))
+            intent = replace(before, intended=state, generations=generations)
+            if before.intended is not None and before.intended != state:
+                # Either of two documents may be in force by now: the next cycle trusts neither.
+                intent = replace(intent, accepted=None)
+            self._save(intent)
         if proposal.plan:
             self._commit(proposal)
         else:
@@ -286,6 +290,9 @@ class Reconciler:
             plan = diff(proposal.ruleset, self._observed())
             if not plan:
                 return
+            # Elements that come and go by themselves are not read back: they are sent again.
+            again = self._adoption(proposal.record.bindings)
+            plan = replace(plan, lines=(*plan.lines, *again))
         rest = "\n".join(line.text for line in plan.lines[:20])
         raise NotConverged(f"after the commit the kernel differs; still to do:\n{rest}")
 

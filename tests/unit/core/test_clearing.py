@@ -178,6 +178,21 @@ def test_a_disabled_rule_counts_for_nothing() -> None:
     assert cleared(before, after) == {"a2": {"instance-added"}}
 
 
+@pytest.mark.parametrize("action", ["allow", "deny"])
+def test_an_outbound_rule_about_a_group_clears_nobody_when_its_members_change(action: str) -> None:
+    towards = group("b", rule("egress", "tcp", "80", "sg:a", action=action, rule_id="to-a"))
+    fewer, more = cloud(b=towards, ports=(A1, B1, C1)), cloud(b=towards)
+    assert cleared(fewer, more) == {"a2": {"instance-added"}}
+    assert cleared(more, fewer) == {"a1": {"instance-removed"}}
+
+
+def test_names_descriptions_and_interfaces_clear_nobody() -> None:
+    named = cloud(replace(group("a", ALLOW), name="web", description="all of it"))
+    assert cleared(cloud(group("a", ALLOW)), named) == NOBODY
+    plugged = replace(A1, interface="tap-other", mac_address="02:00:00:00:00:01")
+    assert cleared(cloud(), cloud(ports=(plugged, A2, B1, C1))) == NOBODY
+
+
 def test_a_rule_that_changes_direction_is_deleted_and_added() -> None:
     turned = replace(DENY, direction=OUT_DENY.direction)
     assert cleared(cloud(group("a", DENY)), cloud(group("a", turned))) == in_a(Scenario.RULE_ADDED)

@@ -1,0 +1,86 @@
+"""Tracked connections: whose they are, whether their stamp is fresh, what the rules say now."""
+
+from ipaddress import ip_address
+
+import pytest
+from tests.builders import group, port, rule, state
+
+from secgroupd.core.compiler import JUDGED_OUT, Generations
+from secgroupd.core.model import ICMP, TCP, Port
+from secgroupd.core.policy import Policy
+from secgroupd.core.tracked import Connection, Endpoint, Judge, address
+
+CLIENT, SERVER, CALLED = (ip_address(a) for a in ("203.0.113.9", "10.0.0.1", "198.51.100.1"))
+GROUP = group(
+    "g", rule("ingress", "tcp", "8080", "203.0.113.9"), rule(protocol="icmp", icmp=(8, 0))
+)
+GENERATIONS = Generations(7, 7, {"p": 5})
+
+
+def judge(*ports: Port, local: tuple[str, ...] = ("p",)) -> Judge:
+    made = ports or (port("p", ["g"], [str(SERVER), "fd00::1"]),)
+    return Judge(Policy(state([GROUP], made)), GENERATIONS, local)
+
+
+def connection(mark: int = 0, *, dport: int = 8080, answers: int = 8080) -> Connection:
+    return Connection(
+        TCP,
+        Endpoint(CLIENT, CALLED, 40000, dport),
+        Endpoint(SERVER, CLIENT, answers, 40000),
+        mark,
+        b"",
+    )
+
+
+@pytest.mark.parametrize(
+    ("mark", "stale"), [(0, True), (4, True), (5, False), (7, False), (JUDGED_OUT | 4, True)]
+)
+def test_a_stamp_is_stale_when_older_than_its_ports_minimum(mark: int, stale: bool) -> None:
+    found = judge().inbound(connection(mark))
+    assert found is not None and found.stale is stale
+
+
+def test_a_port_without_a_minimum_asks_for_the_newest() -> None:
+    found = judge(port("q", ["g"], [str(SERVER)]), local=("q",)).inbound(connection(6))
+    assert found is not None and found.stale
+
+
+def test_the_judged_port_is_the_one_that_answers_whatever_was_called() -> None:
+    found = judge().inbound(connection(dport=80, answers=8080))
+    assert found is not None and found.decision.allowed
+    other = judge().inbound(connection(dport=8080, answers=80))
+    assert other is not None and not other.decision.allowed
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        judge(local=()),
+        judge(local=("gone",)),
+        judge(port("p", ["g"], [str(SERVER)], security=False)),
+        judge(port("p", ["g"], [str(CLIENT)])),
+    ],
+    ids=["elsewhere", "unknown", "without-port-security", "the-originator"],
+)
+def test_a_connection_that_no_judged_port_here_answers_is_nobodys(made: Judge) -> None:
+    assert made.inbound(connection()) is None
+
+
+@pytest.mark.parametrize(("kind", "allowed"), [((8, 0), True), ((8, 1), False), ((13, 0), False)])
+def test_type_and_code_are_those_of_the_request(kind: tuple[int, int], allowed: bool) -> None:
+    one = Connection(
+        ICMP,
+        Endpoint(CLIENT, SERVER, 99),
+        Endpoint(SERVER, CLIENT, 99),
+        0,
+        b"",
+        icmp_type=kind[0],
+        icmp_code=kind[1],
+    )
+    found = judge().inbound(one)
+    assert found is not None and found.decision.allowed is allowed
+
+
+def test_minimums_are_known_by_the_kernels_bytes() -> None:
+    assert judge().minimums == {SERVER.packed: 5, ip_address("fd00::1").packed: 5}
+    assert {address(raw) for raw in judge().minimums} == {SERVER, ip_address("fd00::1")}

@@ -1,0 +1,151 @@
+"""The evaluator at its edges: order, families, link services, and what decides without a rule."""
+
+from ipaddress import ip_address
+
+import pytest
+from tests.builders import address_group, both, group, port, rule, state
+
+from secgroupd.core.model import ICMP, ICMPV6, TCP, UDP, Direction, Port, Rule, SecurityGroup
+from secgroupd.core.policy import Policy
+from secgroupd.core.verdict import Decision, Packet, Reason, decide
+
+PEER = "203.0.113.9"
+PEER6 = "2001:db8::9"
+IN, OUT = Direction.INGRESS, Direction.EGRESS
+
+
+def asked(*groups: SecurityGroup, packet: Packet, towards: Direction = IN) -> Decision:
+    one = port("p", [g.id for g in groups], ["10.0.0.1", "fd00::1"])
+    return decide(Policy(state(groups, [one])), one, towards, packet)
+
+
+def tcp(dport: int, peer: str = PEER) -> Packet:
+    return Packet(peer=ip_address(peer), protocol=TCP, dport=dport)
+
+
+def test_without_a_matching_rule_both_directions_are_denied() -> None:
+    for towards in Direction:
+        found = asked(group("g"), packet=tcp(80), towards=towards)
+        assert (found.allowed, found.reason) == (False, Reason.DEFAULT_DENY)
+
+
+def test_an_earlier_groups_last_priority_beats_a_later_groups_first() -> None:
+    allow = group("z", rule(priority=100, rule_id="allow"))
+    deny = group("a", rule(action="deny", rule_id="deny"))
+    assert asked(allow, deny, packet=tcp(80)).rule_id == "allow"
+    assert asked(deny, allow, packet=tcp(80)).rule_id == "deny"
+
+
+def test_deny_comes_before_allow_at_the_same_priority_whatever_the_ids() -> None:
+    rules = (rule(rule_id="a-allow"), rule(rule_id="z-deny", action="deny"))
+    assert asked(group("g", *rules), packet=tcp(80)).rule_id == "z-deny"
+
+
+def test_a_higher_priority_allow_beats_a_lower_priority_deny() -> None:
+    rules = (rule(rule_id="deny", action="deny", priority=2), rule(rule_id="allow"))
+    assert asked(group("g", *rules), packet=tcp(80)).allowed
+
+
+def test_a_group_in_which_nothing_matches_passes_on() -> None:
+    first = group("a", rule(protocol="udp", action="deny"))
+    assert asked(first, group("b", rule(rule_id="ok")), packet=tcp(80)).group_id == "b"
+
+
+def test_a_disabled_rule_does_not_exist() -> None:
+    off = group("g", rule(enabled=False, action="deny"), rule(priority=9, rule_id="ok"))
+    assert asked(off, packet=tcp(80)).rule_id == "ok"
+
+
+@pytest.mark.parametrize(("dport", "allowed"), [(21, 0), (22, 1), (24, 1), (25, 0), (65535, 1)])
+def test_port_ranges_include_both_ends(dport: int, allowed: bool) -> None:
+    one = group("g", rule("ingress", "tcp", "22-24,65535"))
+    assert asked(one, packet=tcp(dport)).allowed is bool(allowed)
+
+
+def test_a_rule_of_one_family_says_nothing_about_the_other() -> None:
+    assert not asked(group("g", rule()), packet=tcp(80, PEER6)).allowed
+
+
+ECHO_ONLY = rule(protocol="icmp", icmp=(8, 0))
+
+
+@pytest.mark.parametrize(
+    ("one", "kind", "allowed"),
+    [
+        (ECHO_ONLY, (8, 0), True),
+        (ECHO_ONLY, (8, 1), False),
+        (ECHO_ONLY, (0, 0), False),
+        (rule(protocol="icmp", icmp=(0, None)), (0, 255), True),
+        (rule(protocol="icmp", icmp=(0, None)), (8, 0), False),
+        (rule(protocol="icmp"), (255, 255), True),
+    ],
+)
+def test_type_and_code_of_icmp_count_even_when_they_are_nought(
+    one: Rule, kind: tuple[int, int], allowed: bool
+) -> None:
+    packet = Packet(peer=ip_address(PEER), protocol=ICMP, icmp_type=kind[0], icmp_code=kind[1])
+    assert asked(group("g", one), packet=packet).allowed is allowed
+
+
+@pytest.mark.parametrize("towards", Direction)
+@pytest.mark.parametrize("kind", [130, 131, 132, 133, 134, 135, 136, 137, 143])
+def test_neighbour_discovery_needs_no_rule_but_only_routers_advertise(
+    kind: int, towards: Direction
+) -> None:
+    packet = Packet(peer=ip_address(PEER6), protocol=ICMPV6, icmp_type=kind)
+    denying = group("g", *both(str(towards), "deny"))
+    found = asked(denying, packet=packet, towards=towards)
+    assert found.reason is Reason.LINK_SERVICE
+    assert found.allowed is not (towards is OUT and kind in {134, 137})
+
+
+@pytest.mark.parametrize(
+    ("towards", "sport", "dport", "allowed"),
+    [
+        (OUT, 68, 67, True),
+        (IN, 67, 68, True),
+        (OUT, 67, 68, False),
+        (IN, 68, 67, None),
+        (OUT, 67, 67, None),
+        (OUT, 40000, 67, None),
+    ],
+)
+def test_a_port_is_a_dhcp_client_and_no_server(
+    towards: Direction, sport: int, dport: int, allowed: bool | None
+) -> None:
+    packet = Packet(peer=ip_address(PEER), protocol=UDP, sport=sport, dport=dport)
+    found = asked(group("g"), packet=packet, towards=towards)
+    assert found.allowed is bool(allowed)
+    assert (found.reason is Reason.LINK_SERVICE) is (allowed is not None)
+    opened = asked(group("g", *both("ingress"), *both("egress")), packet=packet, towards=towards)
+    assert opened.allowed is (allowed is not False)
+
+
+def test_dhcpv6_has_ports_of_its_own() -> None:
+    sent = Packet(peer=ip_address("ff02::1:2"), protocol=UDP, sport=546, dport=547)
+    assert asked(group("g"), packet=sent, towards=OUT).allowed
+    old = Packet(peer=ip_address("ff02::1:2"), protocol=UDP, sport=68, dport=67)
+    assert not asked(group("g"), packet=old, towards=OUT).allowed
+
+
+def test_without_port_security_everything_passes() -> None:
+    one: Port = port("p", ["g"], ["10.0.0.1"], security=False)
+    policy = Policy(state([group("g", *both(action="deny"))], [one]))
+    assert decide(policy, one, IN, tcp(80)).reason is Reason.PORT_SECURITY_DISABLED
+
+
+def test_dangling_peers_match_nothing_even_in_a_deny() -> None:
+    rules = (
+        rule(remote="sg:gone", action="deny"),
+        rule(remote="ag:gone", action="deny"),
+        rule(priority=2, rule_id="ok"),
+    )
+    assert asked(group("g", *rules), packet=tcp(80)).rule_id == "ok"
+
+
+def test_an_address_groups_range_is_not_widened_to_a_network() -> None:
+    one = port("p", ["g"], ["10.0.0.1"])
+    book = address_group("book", "203.0.113.9-203.0.113.10", "203.0.113.9")
+    policy = Policy(state([group("g", rule(remote="ag:book"))], [one], address_groups=[book]))
+    passed = [n for n in range(7, 13) if decide(policy, one, IN, tcp(1, f"203.0.113.{n}")).allowed]
+    assert passed == [9, 10]
