@@ -168,7 +168,9 @@ class Reconciler:
         known = self._known
         proposal = self.propose(state, bindings)
         before = self.record
-        if proposal.plan and before.accepted != state:
+        stamped = proposal.record.generations != before.generations
+        if proposal.plan and (stamped or before.accepted != state):
+            # A generation that may have been stamped is never given again.
             # Only the number is taken over: what the commit would have made true is made again.
             number = proposal.record.generations.current
             generations = replace(before.generations, current=number)
