@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from secgroupd.core.compiler import Binding
+from secgroupd.core.draft import Binding
 from secgroupd.core.model import State
 from secgroupd.core.ruleset import quotable
 from secgroupd.dataplane.nft import Nft

@@ -25,11 +25,11 @@ from secgroupd.core.compiler import (
     GENERATION_MASK,
     JUDGED_OUT,
     REPLY_TYPES,
-    Binding,
     Generations,
     Host,
     compile_ruleset,
 )
+from secgroupd.core.draft import Binding
 from secgroupd.core.model import (
     ICMP,
     ICMPV6,
@@ -474,7 +474,7 @@ def _led_to(ruleset: Ruleset) -> dict[str, set[str]]:
         targets = found.setdefault(chain.name, set())
         for one in chain.rules:
             targets.update(pattern.findall(one.text))
-            for name in re.findall(r"@(\S+)", one.text):
+            for name in re.findall(r"@(?!th,)(\S+)", one.text):
                 for verdict in ruleset.sets[name].elements.values():
                     targets.update(pattern.findall(verdict))
     return found
@@ -489,7 +489,7 @@ def test_every_reference_resolves_and_nothing_is_left_over(mode: Clearing, rando
     led_to = _led_to(ruleset)
     assert set().union(*led_to.values()) <= ruleset.chains.keys()
     bases = {c.name for c in ruleset.chains.values() if c.hook}
-    assert bases == {names.FROM_PORT, names.TO_PORT}
+    assert bases == {names.FROM_PORT, names.TO_PORT, names.RAW_FROM}
     depth: dict[str, int] = {}
     for name in TopologicalSorter(led_to).static_order():
         depth[name] = 1 + max((depth[target] for target in led_to[name]), default=0)

@@ -77,14 +77,28 @@ class Plan:
         return tuple(part for part in (self.preparation, self.lines) if part)
 
     @property
-    def touched(self) -> frozenset[str]:
-        """The names of the chains and sets that the commands are about."""
+    def touched(self) -> frozenset[tuple[str, str]]:
+        """Family and name of each chain and set that the commands are about."""
         words = (line.text.split(maxsplit=5) for part in self.transactions for line in part)
-        return frozenset(parts[4] for parts in words if len(parts) > 4)
+        return frozenset((parts[2], parts[4]) for parts in words if len(parts) > 4)
 
     def text(self) -> str:
         """Return what is sent to the kernel, one command a line."""
         return "".join(f"{line.text}\n" for part in self.transactions for line in part)
+
+
+def combined(plans: Iterable[Plan]) -> Plan:
+    """Return one plan that does what several do, each to a table of its own."""
+    parts = tuple(plans)
+    return Plan(
+        tuple(line for plan in parts for line in plan.lines),
+        tuple(line for plan in parts for line in plan.preparation),
+    )
+
+
+def removal(family: str) -> Plan:
+    """Return the plan that removes the table of a family."""
+    return Plan((Line(f"delete table {family} {TABLE}"),))
 
 
 def expected(ruleset: Ruleset) -> Observed:
