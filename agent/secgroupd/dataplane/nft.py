@@ -29,7 +29,7 @@ LARGE_TRANSACTION = 1 << 20
 """Bytes of text from which the writer is replaced afterwards, since libnftables keeps its memory."""
 
 PROBE = "secgroupd_probe"
-"""A table that is made and deleted in one transaction, and so is never there."""
+"""A table that never comes to be."""
 
 ERROR_LINE = re.compile(r"^[^\n]*?:(\d+):(\d+)(?:-\d+)?: Error: (.*)$", re.MULTILINE)
 
@@ -76,22 +76,25 @@ class Nft(Closing):
         return frozenset(key.rstrip(b"\0").decode() for key in keys)
 
     def bridging(self) -> Bridging:
-        """Find out what the kernel can do for ports on a bridge, by a table that leaves no trace.
+        """Find out what the kernel can do for ports on a bridge.
 
-        Without the module ``nf_conntrack_bridge`` the kernel refuses every rule about connections
-        in the bridge family; what refuses the table as well knows no bridge family at all.
+        It is asked by a transaction whose last command is always refused, so that nothing of it
+        ever is there; what else is refused tells what the kernel lacks.
 
         Raises:
             OutcomeUnknown: the writer died or went silent.
         """
-        table = f"bridge {PROBE}"
-        make, chain = f"add table {table}", f"add chain {table} probe"
-        rule = f"add rule {table} probe ct state established ct zone set 1"
-        for lines, found in (((chain, rule), Bridging.FULL), ((chain,), Bridging.CLOSED)):
-            text = "".join(f"{line}\n" for line in (make, *lines, f"delete table {table}"))
-            if self._ask(text.encode())["code"] == 0:
-                return found
-        return Bridging.NONE
+        commands = (
+            f"add table bridge {PROBE}",
+            f"add chain bridge {PROBE} probe",
+            f"add rule bridge {PROBE} probe ct state established ct zone set 1",
+            f"add rule bridge {PROBE} probe goto nowhere",
+        )
+        answer = self._ask("".join(f"{command}\n" for command in commands).encode())
+        refused = {int(match[1]) for match in ERROR_LINE.finditer(str(answer["error"]))}
+        if refused & {1, 2}:
+            return Bridging.NONE
+        return Bridging.CLOSED if 3 in refused else Bridging.FULL
 
     def reobserve(self, known: Observed, plan: Plan, family: str = "inet") -> Observed:
         """Return the table, of which only what a plan touches has changed since it was known.
