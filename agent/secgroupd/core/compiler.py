@@ -71,7 +71,7 @@ POLICIES = {
 
 REPLY_TYPES = {
     Family.IPV4: {8: 0, 13: 14, 15: 16, 17: 18},
-    Family.IPV6: {128: 129},
+    Family.IPV6: {128: 129, 139: 140},
 }
 """ICMP types that open a tracked connection, with the type of their replies."""
 
