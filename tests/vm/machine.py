@@ -67,7 +67,8 @@ def boot(kernel: Kernel, plan: Plan, checkout: Path, python: Path, scratch: Path
         # A guest that nobody listens to any more must not go on.
         *("setpriv", "--pdeathsig", "KILL"),
         *(qemu, "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
-        *("-accel", "tcg,thread=multi", "-machine", "q35", "-cpu", "max"),
+        # Without erms memory is cleared and copied by words; qemu does by bytes what has it.
+        *("-accel", "tcg,thread=multi", "-machine", "q35", "-cpu", "max,-erms"),
         *("-smp", str(CPUS), "-m", str(MEMORY_MIB)),
         *("-kernel", str(kernel.image), "-initrd", str(initrd)),
         *("-append", "console=ttyS0 panic=-1 mitigations=off"),
