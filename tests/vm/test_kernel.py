@@ -47,17 +47,21 @@ ONE_WAY = """
 table bridge needs {
     counter refused { }
     chain zone { type filter hook prerouting priority -300; ct zone set 5; }
-    chain judge {
-        type filter hook forward priority 0;
+    chain to_port {
+        type filter hook postrouting priority 0;
         meta protocol arp accept
         ct state established accept
-        iifname "port1" tcp dport 80 ct state new accept
-        meta protocol ip counter name refused
+        oifname "port2" tcp dport 80 ct state new accept
+        tcp dport 80 counter name refused
         drop
     }
 }
 """
-"""Over the bridge, port1 may open connections and port2 may only answer."""
+"""Over the bridge, connections may be opened to port2, and port1 only gets the answers.
+
+At forward instead of postrouting, a chain of priority 0 is left out once br_netfilter is in force:
+that one takes packets at priority -1 there, and hands them back behind 0.
+"""
 
 COUNTER = ("bridge", "needs", "refused")
 
@@ -113,7 +117,12 @@ def test_a_tap_opens() -> None:
         assert lab.add_port(interface="tap1", kind="tap").index
 
 
-def test_a_bridge_knows_which_connections_are_established(host: Namespace) -> None:
+@pytest.mark.parametrize("br_netfilter", [0, 1])
+def test_a_bridge_knows_which_connections_are_established(
+    host: Namespace, br_netfilter: int
+) -> None:
+    subprocess.run(["modprobe", "br_netfilter"], check=True)
+    host.write_sysctl("bridge/bridge-nf-call-iptables", br_netfilter)
     guests = {"10.0.0.1": Namespace("guest1"), "10.0.0.2": Namespace("guest2")}
     host.run(["ip", "link", "add", "br0", "up", "type", "bridge"])
     for number, (address, guest) in enumerate(guests.items(), start=1):
