@@ -8,16 +8,14 @@ import os
 import shlex
 import signal
 import sys
-import termios
 import time
 import traceback
-import tty
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from tests.vm.plan import GUEST, OUTPUT_LINE, PLAN_NAME, STATUS_LINE, Plan
+from tests.vm.plan import GUEST, OUTPUT_PORT, PLAN_NAME, STATUS_PORT, Plan
 
 OPTIONS = ("-m", "", "-p", "no:cacheprovider", "-o", "faulthandler_timeout=300")
 """Before the arguments of every run: no test is left out because it is for the guest, and a test
@@ -102,15 +100,13 @@ def run_all(plan: Plan) -> int:
 
 
 def main() -> None:
-    output = os.open(OUTPUT_LINE, os.O_WRONLY | os.O_NOCTTY)
-    tty.setraw(output)
+    output = os.open(OUTPUT_PORT, os.O_WRONLY)
     os.dup2(output, 1)
     os.dup2(output, 2)
     plan = Plan.decode(Path("/run", PLAN_NAME).read_bytes())
     os.environ |= {"COLUMNS": str(plan.columns), GUEST: os.uname().release}
     code = run_all(plan)
-    termios.tcdrain(output)
-    STATUS_LINE.write_text(str(code))
+    STATUS_PORT.write_text(str(code))
 
 
 if __name__ == "__main__":

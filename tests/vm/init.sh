@@ -12,6 +12,9 @@ mount -t devtmpfs dev /dev
 while read -r module; do
 	/bin/busybox insmod "/modules/$module"
 done </modules/order
+until [ -c /dev/vport0p1 ] && [ -c /dev/vport0p2 ]; do
+	/bin/busybox usleep 10000
+done
 
 mount -t 9p -o ro,trans=virtio,version=9p2000.L,msize=512000,cache=loose host /host
 mount -t tmpfs -o size=75% changes /changes

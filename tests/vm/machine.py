@@ -25,8 +25,8 @@ CPUS = 2
 _BUSYBOX = Path("/bin/busybox")
 _QEMU = "qemu-system-x86_64"
 _INIT = Path(__file__).with_name("init.sh")
-_MODULES = ["virtio_pci", "9pnet_virtio", "9p", "overlay", "tun"]
-"""For the host's files; and tun, because /dev/net/tun only exists once it is loaded."""
+_MODULES = ["virtio_pci", "virtio_console", "9pnet_virtio", "9p", "overlay", "tun"]
+"""For the ports and the host's files; and tun, as /dev/net/tun only exists once it is loaded."""
 
 _CONSOLE_LINES = 40
 
@@ -67,20 +67,24 @@ def boot(kernel: Kernel, plan: Plan, checkout: Path, python: Path, scratch: Path
         # A guest that nobody listens to any more must not go on.
         *("setpriv", "--pdeathsig", "KILL"),
         *(qemu, "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
-        *("-accel", "tcg,thread=multi", "-machine", "q35", "-cpu", "max"),
+        # Without erms memory is cleared and copied by words; qemu does by bytes what has it.
+        *("-accel", "tcg,thread=multi", "-machine", "q35", "-cpu", "max,-erms"),
         *("-smp", str(CPUS), "-m", str(MEMORY_MIB)),
         *("-kernel", str(kernel.image), "-initrd", str(initrd)),
         *("-append", "console=ttyS0 panic=-1 mitigations=off"),
         *("-serial", f"file:{console}"),
-        *("-chardev", "stdio,id=output,signal=off", "-serial", "chardev:output"),
-        *("-serial", f"file:{status}"),
+        *("-chardev", "stdio,id=output,signal=off", "-chardev", f"file,id=status,path={status}"),
+        *("-device", "virtio-serial-pci"),
+        *("-device", "virtserialport,nr=1,chardev=output"),
+        *("-device", "virtserialport,nr=2,chardev=status"),
         *("-fsdev", "local,id=host,path=/,security_model=none,readonly=on,multidevs=remap"),
         *("-device", "virtio-9p-pci,fsdev=host,mount_tag=host"),
     ]
     with (
         messages.open("wb") as complaints,
+        # Its input stays open and silent: when it ends, qemu takes the output for closed as well.
         subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=complaints
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=complaints
         ) as guest,
     ):
         try:

@@ -8,11 +8,11 @@ from typing import Self
 PLAN_NAME = "plan.json"
 """The plan's file: at the root of the first file system, and in the guest's ``/run``."""
 
-OUTPUT_LINE = Path("/dev/ttyS1")
-"""The guest's serial line for what pytest prints; the first line is its console."""
+OUTPUT_PORT = Path("/dev/vport0p1")
+"""Where the guest writes what pytest prints; its console is the kernel's and its own."""
 
-STATUS_LINE = Path("/dev/ttyS2")
-"""The guest's serial line for the exit code, a decimal number, written once everything has run."""
+STATUS_PORT = Path("/dev/vport0p2")
+"""Where the guest writes the exit code, a decimal number, once everything has run."""
 
 GUEST = "SECGROUPD_TEST_GUEST"
 """The environment variable that says, in the guest, that this is it; its value is the kernel."""

@@ -11,12 +11,13 @@ import tempfile
 from pathlib import Path
 
 from tests.vm.debian import Kernel, KernelMissing
-from tests.vm.machine import GuestFailed, ProgramMissing, boot
+from tests.vm.machine import CPUS, GuestFailed, ProgramMissing, boot
 from tests.vm.plan import Plan
 
 SELECTION = (
     ("tests/vm",),
     (
+        *("-n", str(CPUS)),
         "tests/netns/test_enforcement.py",
         "tests/netns/test_kernel_agrees.py",
         "tests/netns/test_clearing_kernel.py",
