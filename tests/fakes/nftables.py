@@ -434,8 +434,11 @@ def _element(one: Elements, text: str) -> tuple[bytes, str]:
     first, last = b"", b""
     for kind, value in zip(one.types, names, strict=True):
         low, dash, high = (value, "", "") if value[0] == '"' else value.partition("-")
-        first += _packed(kind, low)
-        last += _packed(kind, high if dash else low)
+        try:
+            first += _packed(kind, low)
+            last += _packed(kind, high if dash else low)
+        except ValueError:
+            raise Refused(f"{text} is no {kind}") from None
     if first > last or (first != last and not one.interval):
         raise Refused(f"{text} is a range that cannot be")
     return (first + last if one.interval else first), verdict

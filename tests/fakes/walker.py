@@ -150,8 +150,9 @@ def _target(match: re.Match[str]) -> Condition:
     return condition
 
 
-def _source_port(match: re.Match[str]) -> Condition:
-    return lambda walk: walk.packet.protocol == UDP and walk.packet.sport == int(match[1])
+def _udp_port(match: re.Match[str]) -> Condition:
+    raw = int(match[2]).to_bytes(2, "big")
+    return lambda walk: walk.packet.protocol == UDP and _bytes(walk.packet, f"th {match[1]}") == raw
 
 
 def _no_opening(_: re.Match[str]) -> Condition:
@@ -199,7 +200,7 @@ CONDITIONS: Sequence[tuple[re.Pattern[str], Made]] = [
         (r"(icmp|icmpv6) type ([0-9]+)", _types),
         (r"ip6 saddr != ::", _has_address),
         (r"@th,64,([0-9]+) (0x[0-9a-f]+)", _target),
-        (r"udp sport ([0-9]+)", _source_port),
+        (r"udp ([sd]port) ([0-9]+)", _udp_port),
         (r"tcp flags & \(fin \| syn \| rst \| ack\) != syn", _no_opening),
         (r'([io])ifname "([^"\\]+)"', _interface_like),
         (rf"({KEY}) @(\S+)", _lookup),

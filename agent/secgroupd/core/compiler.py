@@ -71,7 +71,7 @@ POLICIES = {
 
 REPLY_TYPES = {
     Family.IPV4: {8: 0, 13: 14, 15: 16, 17: 18},
-    Family.IPV6: {128: 129},
+    Family.IPV6: {128: 129, 139: 140},
 }
 """ICMP types that open a tracked connection, with the type of their replies."""
 
@@ -554,7 +554,10 @@ class _Compiler:
         if service.link_service is not None:
             allow = service.link_service is LinkService.DHCP_ALLOW
             verdict = judge.allow if allow else judge.deny
-            lines = (NftRule(f"udp sport {service.source_port} {verdict}", scope.origin), *lines)
+            # A reply has the conversation's source port as its destination.
+            ends = ("original udp sport", "reply udp dport")
+            texts = (f"ct direction {end} {service.source_port} {verdict}" for end in ends)
+            lines = (*(NftRule(text, scope.origin) for text in texts), *lines)
         if len(lines) == 1:
             return lines[0].text
         name = f"c_{scope.class_digest(service)}"
