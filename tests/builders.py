@@ -113,6 +113,7 @@ def port(
     *,
     vpc: str = VPC,
     interface: str | None = "",
+    mac: str | None = None,
     security: bool = True,
     host_id: str | None = None,
 ) -> Port:
@@ -121,6 +122,7 @@ def port(
         id=port_id,
         vpc_id=vpc,
         interface=f"tap-{port_id}" if interface == "" else interface,
+        mac_address=mac,
         private_ips=tuple(ip_address(ip) for ip in ips),
         security_groups=tuple(groups),
         port_security_enabled=security,

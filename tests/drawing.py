@@ -127,6 +127,7 @@ class Drawing:
                 f"p{at}",
                 r.sample(GROUPS, r.randint(0, 3)),
                 [f"10.0.0.{at}", f"fd00::{at}"],
+                mac=f"fa:16:3e:00:00:{at:02x}" if r.random() < 0.85 else None,
                 security=r.random() < 0.95,
             )
             for at in range(1, port_count + 1)

@@ -269,7 +269,9 @@ def _lost(conversation: Conversation) -> int:
 def _build(lab: Lab, before: State) -> None:
     for instance in before.instances:
         for one in instance.ports:
-            lab.add_port(interface=one.interface or "", addresses=one.private_ips)
+            lab.add_port(
+                interface=one.interface or "", addresses=one.private_ips, mac=one.mac_address
+            )
 
 
 @FAMILIES

@@ -58,7 +58,9 @@ def _build(lab: Lab, made: State) -> None:
     for instance in made.instances:
         for one in instance.ports:
             if one.interface:
-                lab.add_port(interface=one.interface, addresses=one.private_ips)
+                lab.add_port(
+                    interface=one.interface, addresses=one.private_ips, mac=one.mac_address
+                )
 
 
 def _pair(names: tuple[str, str]) -> State:

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from ipaddress import ip_address
 
 import pytest
+from tests.tables import chain, family, load, needs
 
 from secgroupd.core.model import DCCP, GRE, SCTP, TCP, UDP, UDPLITE, Address
 from secgroupd.errors import DataplaneError
@@ -13,7 +14,7 @@ from secgroupd.proving.namespaces import Attachment, Kind, Lab
 from secgroupd.proving.netns import Namespace
 from secgroupd.proving.packets import Method, Observation, Probe, probe, run_probes
 from secgroupd.proving.wire import crc32c, internet_checksum
-from secgroupd.proving.wiring import GATEWAYS, route_to
+from secgroupd.proving.wiring import GATEWAYS
 
 pytestmark = pytest.mark.netns
 
@@ -24,6 +25,7 @@ TIMESTAMP_OR_NODE_QUERY = {4: 13, 6: 139}
 # UDP-Lite is not among them: conntrack checks its checksum as if it were UDP's, and so calls every
 # such packet invalid, those of the kernel's own sockets too (seen on Linux 6.18).
 TRACKED = (TCP, UDP, SCTP, DCCP, GRE, ESP, EXPERIMENT)
+TRACKING = "ct state established accept"
 PORTED = {TCP, UDP, SCTP, DCCP, UDPLITE}
 
 
@@ -81,17 +83,12 @@ class Bench:
     def ruleset(self, text: str) -> Iterator[None]:
         """Keep a table in force; ``LEFT`` and ``RIGHT`` become the indexes of the interfaces."""
         text = text.replace("LEFT", str(self.left.index)).replace("RIGHT", str(self.right.index))
-        self.lab.hv.run(["nft", "-f", "-"], stdin=f"table inet t {{\n{text}\n}}\n")
+        load(self.lab, text)
         try:
             yield
         finally:
             self.lab.hv.run(["nft", "flush", "ruleset"])
             self.lab.forget()
-
-
-def chain(hook: str, *rules: str) -> str:
-    lines = "\n".join(rules)
-    return f"chain c {{\ntype filter hook {hook} priority 0\n{lines}\n}}"
 
 
 @pytest.fixture(scope="module", params=["veth", "tap"])
@@ -190,9 +187,11 @@ def test_a_handshake_needs_its_third_packet(bench: Bench, version: int) -> None:
 
 @both_versions
 def test_a_refusal_is_seen_at_once(bench: Bench, version: int) -> None:
+    hook = "forward" if family(bench.lab) == "inet" else "prerouting"
+    needs(bench.lab, hook, "reject")
     rules = ("iif LEFT tcp dport 80 reject with tcp reset", "iif LEFT reject")
     probes = [bench.probe(version, TCP, dport=80), bench.probe(version, UDP)]
-    with bench.ruleset(chain("forward", *rules)):
+    with bench.ruleset(chain(hook, *rules)):
         begun = time.monotonic()
         seen = run_probes(probes, timeout=30.0)
         assert time.monotonic() - begun < 15.0
@@ -228,7 +227,8 @@ def test_an_address_that_the_destination_lacks_is_delivered_but_not_answered(
     bench: Bench, version: int
 ) -> None:
     virtual: Address = ip_address({4: "10.0.0.99", 6: "2001:db8::99"}[version])
-    route_to(bench.lab.hv, bench.right.index, (virtual,), bench.right.mac)
+    if virtual not in bench.lab.ports[bench.right.interface].addresses:
+        bench.lab.lead(virtual, bench.right.interface)
     probes = [
         Probe(
             source=bench.left.namespace,
@@ -302,12 +302,13 @@ def test_the_host_in_ipv6(bench: Bench, outward: bool) -> None:
     ]
     assert all(one.connected for one in run_probes(probes))
     hook = "postrouting" if outward else "input"
-    with bench.ruleset(chain(hook, "meta nfproto ipv6 drop")):
+    with bench.ruleset(chain(hook, "meta protocol ip6 drop")):
         assert not any(one.delivered for one in run_probes(probes))
 
 
 @both_versions
 def test_conntrack_takes_every_first_packet_as_new(bench: Bench, version: int) -> None:
+    needs(bench.lab, "forward", TRACKING)
     icmp, query = NATIVE_ICMP[version], TIMESTAMP_OR_NODE_QUERY[version]
     probes = [
         *(bench.probe(version, protocol) for protocol in TRACKED),
@@ -320,21 +321,21 @@ def test_conntrack_takes_every_first_packet_as_new(bench: Bench, version: int) -
 
 @both_versions
 def test_no_probe_rides_on_the_connection_of_another(bench: Bench, version: int) -> None:
+    needs(bench.lab, "forward", TRACKING)
     kinds = (TCP, UDP, SCTP, NATIVE_ICMP[version])
     probes = [bench.probe(version, protocol) for protocol in kinds for _ in range(50)]
-    with bench.ruleset(chain("forward", "ct state established accept")):
+    with bench.ruleset(chain("forward", TRACKING)):
         assert all(one.connected for one in run_probes(probes))
-        drop_new = chain("forward", "ct state established accept", "drop").replace(
-            "chain c", "chain d"
-        )
-        bench.lab.hv.run(["nft", "-f", "-"], stdin=f"table inet t {{\n{drop_new}\n}}\n")
+        drop_new = chain("forward", TRACKING, "drop").replace("chain c", "chain d")
+        load(bench.lab, drop_new)
         assert not any(one.delivered for one in run_probes(probes))
 
 
 @both_versions
 @pytest.mark.parametrize("protocol", [GRE, ESP, EXPERIMENT])
 def test_protocols_without_identity_need_forget(bench: Bench, version: int, protocol: int) -> None:
-    rules = ("ct state established accept", "iif RIGHT drop")
+    needs(bench.lab, "forward", TRACKING)
+    rules = (TRACKING, "iif RIGHT drop")
     with bench.ruleset(chain("forward", *rules)):
         assert probe(bench.probe(version, protocol)).delivered
         assert probe(bench.probe(version, protocol, back=True)).delivered, "it looks like a reply"
@@ -354,9 +355,10 @@ def random_probes(bench: Bench, number: int) -> list[Probe]:
 
 
 def test_thousands_of_probes_are_judged_one_by_one(bench: Bench) -> None:
+    needs(bench.lab, "postrouting", TRACKING)
     probes = random_probes(bench, 2500)
     rules = (
-        "ct state established accept",
+        TRACKING,
         "icmp type echo-request drop",
         "meta l4proto { tcp, udp, sctp } th dport < 32768 drop",
     )

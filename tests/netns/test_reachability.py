@@ -2,6 +2,7 @@ from collections.abc import Iterable
 from ipaddress import ip_address
 
 import pytest
+from tests.tables import chain, load, needs
 
 from secgroupd.core.model import GRE, ICMP, ICMPV6, TCP, UDP, Instance, Peering, Port, State, Vpc
 from secgroupd.errors import QuestionError
@@ -61,10 +62,9 @@ class Enforcer:
             (only,) = instance.ports
             if only.interface and only.interface in lab.ports:
                 text = text.replace(f"@{only.id}", str(lab.ports[only.interface].index))
-        table = (
-            f"table inet t {{\nchain c {{\ntype filter hook forward priority 0\n{text}\n}}\n}}\n"
-        )
-        lab.hv.run(["nft", "-f", "-"], stdin=table)
+        if "ct state" in text:
+            needs(lab, "forward", "ct state established")
+        load(lab, chain("forward", text))
 
 
 TRIO = state(

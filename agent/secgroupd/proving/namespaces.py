@@ -11,53 +11,23 @@ bridge, and the host routes between it and the outside. All addressing is fixed 
 the first packet goes at once.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
-from enum import StrEnum
+from dataclasses import replace
 from types import MappingProxyType, TracebackType
-from typing import ClassVar, Literal, Self
+from typing import ClassVar, Self
 
 from secgroupd.core.model import Address
 from secgroupd.proving import wiring
+from secgroupd.proving.attachment import BRIDGE, Attachment, Kind, Wiring
 from secgroupd.proving.netns import Namespace
 from secgroupd.proving.taps import TapPump
 from secgroupd.proving.tracking import forget_connections
+from secgroupd.proving.ways import Ways, check_apart, tables
 
-Kind = Literal["veth", "tap"]
-
-
-class Wiring(StrEnum):
-    """How a lab's ports are connected to its host."""
-
-    ROUTED = "routed"
-    SWITCHED = "switched"
-    GATEWAY = "gateway"
-
-
-BRIDGE = "br0"
-"""The bridge of ports that name none."""
+__all__ = ["BRIDGE", "DEFAULT_UPLINK", "Attachment", "Kind", "Lab", "Wiring"]
 
 DEFAULT_UPLINK = "uplink0"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Attachment:
-    """One cable between the host and another namespace.
-
-    ``interface`` and ``index`` are those of the host's end; ``mac`` and ``guest_index`` those of
-    the end in ``namespace``, where the interface is named eth0. ``bridge`` is the bridge that the
-    host's end is a port of, None where it is routed.
-    """
-
-    interface: str
-    index: int
-    namespace: Namespace
-    guest_index: int
-    mac: str
-    kind: Kind
-    addresses: tuple[Address, ...] = ()
-    bridge: str | None = None
 
 
 class Lab:
@@ -85,14 +55,14 @@ class Lab:
         self, *, uplinks: Iterable[str] = (DEFAULT_UPLINK,), wired: Wiring | None = None
     ) -> None:
         names = tuple(uplinks)
-        self.wiring = wired or self.default_wiring
-        self._bridges: dict[str, int] = {}
         if not names:
             raise ValueError("a lab needs an uplink")
+        self.wiring = wired or self.default_wiring
         self._open = ExitStack()
         self._ports: dict[str, Attachment] = {}
         self._uplinks: dict[str, Attachment] = {}
-        self._outside: dict[Address, str] = {}
+        self._bridges: dict[str, int] = {}
+        self._ways = Ways()
         self._pump: TapPump | None = None
         self._made = 0
         try:
@@ -101,6 +71,7 @@ class Lab:
             wiring.own_addresses(self.hv, 1, wiring.GATEWAYS[:1])
             outward = BRIDGE if self.wiring is Wiring.SWITCHED else None
             for name in names:
+                self._check_free(name)
                 self._uplinks[name] = self._attach(
                     name, "veth", mac=None, alias=None, bridge=outward
                 )
@@ -128,6 +99,11 @@ class Lab:
     def uplinks(self) -> Mapping[str, Attachment]:
         """The uplinks by name, in the order given; each leads to an outside of its own."""
         return MappingProxyType(self._uplinks)
+
+    @property
+    def bridges(self) -> Mapping[str, int]:
+        """The index of each bridge that was asked for until now, by name."""
+        return MappingProxyType(self._bridges)
 
     @property
     def outside(self) -> Namespace:
@@ -158,26 +134,27 @@ class Lab:
                 address may be used again. None takes the lab's wiring.
 
         Raises:
-            ValueError: Another port of the lab has the name or one of the addresses, or no
-                interface can have the name.
+            ValueError: Another interface of the lab has the name, another port or the outside one
+                of the addresses, another end on the bridge the MAC; or no interface can have the
+                name.
             DataplaneError: The kernel refused.
         """
         typed = tuple(wiring.as_address(address) for address in addresses)
-        if interface in self._ports or interface in self._uplinks:
-            raise ValueError(f"the lab already has an interface {interface!r}")
-        island = bridge is not None
+        self._check_free(interface)
         if bridge is None and self.wiring is not Wiring.ROUTED:
             bridge = BRIDGE
-        taken = {
-            address
-            for port in self._ports.values()
-            if not island or port.bridge == bridge
-            for address in port.addresses
-        }
-        if twice := (taken | (set() if island else self._outside.keys())) & set(typed):
-            raise ValueError(f"another namespace of the lab has {min(map(str, twice))}")
-        port = self._attach(interface, kind, mac=mac, alias=alias, addresses=typed, bridge=bridge)
-        self._ports[interface] = port
+        with ExitStack() as undo:
+            port = self._attach(interface, kind, mac=mac, alias=alias, bridge=bridge)
+            undo.callback(port.namespace.close)
+            undo.callback(wiring.delete_link, self.hv, interface)
+            port = replace(port, addresses=typed)
+            check_apart([*self._attached, port])
+            wiring.own_addresses(port.namespace, port.guest_index, typed)
+            self._ports[interface] = port
+            undo.callback(self._write_ways)
+            undo.callback(self._ports.pop, interface)
+            self._write_ways()
+            undo.pop_all()
         return port
 
     def remove_port(self, interface: str) -> None:
@@ -188,33 +165,72 @@ class Lab:
         """
         port = self._ports.pop(interface)
         try:
+            self._write_ways()
             wiring.delete_link(self.hv, interface)
         finally:
             port.namespace.close()
 
+    def plug(self, interface: str, bridge: str) -> Attachment:
+        """Move a port or uplink to a bridge, from another or from being routed.
+
+        The bridge is made when it is first asked for. All but br0 are islands, as for ``add_port``.
+
+        Raises:
+            KeyError: There is no such port or uplink.
+            ValueError: An address is used there already, or the MAC.
+            DataplaneError: The kernel refused.
+        """
+        return self._move(interface, bridge)
+
+    def unplug(self, interface: str) -> Attachment:
+        """Let the host route to a port or uplink that is on a bridge.
+
+        Raises:
+            KeyError: There is no such port or uplink.
+            ValueError: The host routes to one of its addresses somewhere else.
+            DataplaneError: The kernel refused.
+        """
+        return self._move(interface, None)
+
     def outside_address(self, address: Address | str, *, uplink: str | None = None) -> Namespace:
         """Let an address be outside, behind an uplink (the first unless named), from now on.
 
-        The host's route moves when the address was behind another uplink.
+        Everybody's route moves when the address was behind another uplink.
 
         Returns:
             The namespace that owns the address.
 
         Raises:
-            ValueError: A port has the address.
+            ValueError: A port has the address, and the host could not tell the two apart.
         """
         typed = wiring.as_address(address)
-        if any(typed in port.addresses for port in self._ports.values()):
-            raise ValueError(f"{typed} is the private IP of a port")
         name = next(iter(self._uplinks)) if uplink is None else uplink
         attachment = self._uplinks[name]
-        if self._outside.get(typed) != name:
-            wiring.own_addresses(attachment.namespace, attachment.guest_index, (typed,))
-            self._route_from_host(attachment, (typed,))
-            for port in self._neighbours(attachment):
-                wiring.route_to(port.namespace, port.guest_index, (typed,), attachment.mac)
-            self._outside[typed] = name
+        if typed in attachment.addresses:
+            return attachment.namespace
+        wanted = {
+            each: replace(one, addresses=tuple(a for a in one.addresses if a != typed))
+            for each, one in self._uplinks.items()
+        }
+        wanted[name] = replace(attachment, addresses=(*attachment.addresses, typed))
+        check_apart([*self._ports.values(), *wanted.values()])
+        wiring.own_addresses(attachment.namespace, attachment.guest_index, (typed,))
+        self._uplinks |= wanted
+        self._write_ways()
         return attachment.namespace
+
+    def lead(self, address: Address | str, interface: str) -> None:
+        """Send what is for an address to a port, from now on, although its instance lacks it.
+
+        Raises:
+            KeyError: There is no such port.
+            ValueError: The address is somebody's.
+        """
+        port = self._ports[interface]
+        wanted = replace(port, addresses=(*port.addresses, wiring.as_address(address)))
+        check_apart([*(one for one in self._attached if one is not port), wanted])
+        self._ports[interface] = wanted
+        self._write_ways()
 
     def forget(self) -> None:
         """Delete every conntrack entry of the host (and of nothing else).
@@ -238,6 +254,18 @@ class Lab:
         wiring.make_quiet(namespace)
         return namespace
 
+    @property
+    def _attached(self) -> list[Attachment]:
+        return [*self._ports.values(), *self._uplinks.values()]
+
+    def _check_free(self, interface: str) -> None:
+        wiring.check_name(interface)
+        if interface in self._ports or interface in self._uplinks or interface in self._bridges:
+            raise ValueError(f"the lab already has an interface {interface!r}")
+
+    def _write_ways(self) -> None:
+        self._ways.write(tables(self.hv, self._attached, self._bridges))
+
     def _attach(
         self,
         interface: str,
@@ -245,77 +273,67 @@ class Lab:
         *,
         mac: str | None,
         alias: str | None,
-        addresses: tuple[Address, ...] = (),
-        bridge: str | None = None,
+        bridge: str | None,
     ) -> Attachment:
-        wiring.check_name(interface)
-        self._made += 1
-        mac = (mac or f"fa:16:3e:00:{self._made >> 8:02x}:{self._made & 255:02x}").lower()
+        mac = (mac or self._fresh_mac()).lower()
         host_mac = ("ee" if mac.startswith("fe") else "fe") + mac[2:]
+        on = None if bridge is None else self._bridge(bridge)
         guest = self._namespace(f"the namespace behind {interface}")
         with ExitStack() as undo:
             undo.callback(guest.close)
             undo.callback(wiring.delete_link, self.hv, interface)
-            attachment = self._wire(interface, kind, guest, mac, host_mac, alias, addresses, bridge)
+            if kind == "tap":
+                self._tap_pump().join((self.hv, interface), (guest, wiring.GUEST_INTERFACE))
+            else:
+                wiring.make_veth(self.hv, interface, guest)
+            guest_index = wiring.set_up(guest, wiring.GUEST_INTERFACE, mac)
+            if on is not None:
+                wiring.put_on_bridge(self.hv, interface, on)
+            index = wiring.set_up(self.hv, interface, host_mac, alias=alias)
+            if on is None:
+                wiring.be_gateway(self.hv, index)
+            wiring.use_gateway(guest, guest_index, host_mac if on is None else wiring.BRIDGE_MAC)
             undo.pop_all()
-        return attachment
-
-    def _wire(
-        self,
-        interface: str,
-        kind: Kind,
-        guest: Namespace,
-        mac: str,
-        host_mac: str,
-        alias: str | None,
-        addresses: tuple[Address, ...],
-        bridge: str | None,
-    ) -> Attachment:
-        if kind == "tap":
-            self._tap_pump().join((self.hv, interface), (guest, wiring.GUEST_INTERFACE))
-        else:
-            wiring.make_veth(self.hv, interface, guest)
-        gateway = host_mac if bridge is None else wiring.BRIDGE_MAC
-        guest_index = wiring.set_up(guest, wiring.GUEST_INTERFACE, mac, peer_mac=gateway)
-        on = None if bridge is None else self._bridge(bridge)
-        index = wiring.set_up(self.hv, interface, host_mac, alias=alias, peer_mac=mac, bridge=on)
-        wiring.own_addresses(guest, guest_index, addresses)
-        made = Attachment(
+        return Attachment(
             interface=interface,
             index=index,
             namespace=guest,
             guest_index=guest_index,
             mac=mac,
+            host_mac=host_mac,
             kind=kind,
-            addresses=addresses,
             bridge=bridge,
         )
-        self._route_from_host(made, addresses)
-        for other in self._neighbours(made):
-            theirs = other.addresses or self._outside_of(other)
-            wiring.route_to(guest, guest_index, theirs, other.mac)
-            wiring.route_to(other.namespace, other.guest_index, addresses, mac)
-        return made
+
+    def _move(self, interface: str, bridge: str | None) -> Attachment:
+        group = self._ports if interface in self._ports else self._uplinks
+        old = group[interface]
+        moved = replace(old, bridge=bridge)
+        check_apart([*(one for one in self._attached if one is not old), moved])
+        if bridge is not None:
+            wiring.put_on_bridge(self.hv, interface, self._bridge(bridge))
+        elif old.bridge is not None:
+            wiring.take_off_bridge(self.hv, interface)
+        gateway = moved.host_mac if bridge is None else wiring.BRIDGE_MAC
+        wiring.use_gateway(moved.namespace, moved.guest_index, gateway)
+        group[interface] = moved
+        self._write_ways()
+        return moved
 
     def _bridge(self, name: str) -> int:
         """Return the index of a bridge, made when it is first asked for."""
         if name not in self._bridges:
+            self._check_free(name)
             self._bridges[name] = wiring.make_bridge(self.hv, name)
         return self._bridges[name]
 
-    def _route_from_host(self, to: Attachment, addresses: tuple[Address, ...]) -> None:
-        if to.bridge in {None, BRIDGE}:
-            index = to.index if to.bridge is None else self._bridges[to.bridge]
-            wiring.route_to(self.hv, index, addresses, to.mac)
-
-    def _neighbours(self, of: Attachment) -> Iterator[Attachment]:
-        """Yield what else is on the same bridge."""
-        for one in (*self._ports.values(), *self._uplinks.values()):
-            if one.bridge is not None and one.bridge == of.bridge and one is not of:
-                yield one
-
-    def _outside_of(self, uplink: Attachment) -> tuple[Address, ...]:
-        return tuple(a for a, name in self._outside.items() if name == uplink.interface)
+    def _fresh_mac(self) -> str:
+        used = {one.mac for one in self._attached}
+        while True:
+            self._made += 1
+            mac = f"fa:16:3e:ff:{self._made >> 8:02x}:{self._made & 255:02x}"
+            if mac not in used:
+                return mac
 
     def _tap_pump(self) -> TapPump:
         if self._pump is None:

@@ -8,7 +8,9 @@ hold any character that the kernel takes.
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from errno import ENODEV, ENOENT, ESRCH
 from ipaddress import IPv4Address, IPv6Address, ip_address
+from pathlib import Path
 from socket import AF_INET, AF_INET6
 from typing import Any
 
@@ -27,6 +29,7 @@ GUEST_INTERFACE = "eth0"
 BRIDGE_MAC = "fe:ff:ff:00:00:01"
 """The MAC of every bridge of a lab: fixed, so that it does not follow the ports that come and go."""
 
+_GONE = frozenset({ENODEV, ENOENT, ESRCH})
 _PERMANENT = 0x80
 _NO_DAD = 0x02
 _ON_LINK = 0x04
@@ -54,7 +57,10 @@ def family_number(address: Address) -> int:
 
 
 def make_forwarder(namespace: Namespace) -> None:
-    """Let a namespace forward both families and trust every route, as a hypervisor does."""
+    """Let a namespace forward both families and trust every route, as a hypervisor does.
+
+    Bridged packets are for the tables of bridges alone.
+    """
     for name, value in (
         ("ipv4/ip_forward", 1),
         ("ipv6/conf/all/forwarding", 1),
@@ -66,6 +72,12 @@ def make_forwarder(namespace: Namespace) -> None:
         ("ipv6/icmp/ratelimit", 0),
     ):
         namespace.write_sysctl(name, value)
+    with namespace.enter():
+        filters_bridged = Path("/proc/sys/net/bridge").is_dir()
+    if filters_bridged:
+        # Otherwise the tables of routed packets would see bridged ones too, as br_netfilter has it.
+        for family in ("iptables", "ip6tables", "arptables"):
+            namespace.write_sysctl(f"bridge/bridge-nf-call-{family}", 0)
 
 
 def make_quiet(namespace: Namespace) -> None:
@@ -100,18 +112,8 @@ def make_veth(host: Namespace, interface: str, guest: Namespace) -> None:
         route.link("add", ifname=interface, kind="veth", peer=peer)
 
 
-def set_up(
-    namespace: Namespace,
-    interface: str,
-    mac: str,
-    *,
-    alias: str | None = None,
-    peer_mac: str,
-    bridge: int | None = None,
-) -> int:
-    """Give an interface its MAC, take it up, and make it know its gateways' MAC.
-
-    With the index of a ``bridge``, it becomes a port of that and has no addresses.
+def set_up(namespace: Namespace, interface: str, mac: str, *, alias: str | None = None) -> int:
+    """Give an interface its MAC and take it up.
 
     Returns:
         The interface's index.
@@ -120,35 +122,59 @@ def set_up(
         index: int = route.link_lookup(ifname=interface)[0]
         named = {} if alias is None else {"ifalias": alias}
         route.link("set", index=index, address=mac, txqlen=_QUEUE_FRAMES, state="up", **named)
-        if bridge is not None:
-            route.link("set", index=index, master=bridge)
-            return index
-        for gateway in GATEWAYS:
-            if namespace.filters:
-                if gateway.version == 6:
-                    route.addr(
-                        "add", index=index, address=str(gateway), prefixlen=64, flags=_NO_DAD
-                    )
-            else:
-                _add_neighbour(route, index, gateway, peer_mac)
-                _add_default_route(route, index, gateway)
     return index
 
 
+def be_gateway(host: Namespace, index: int) -> None:
+    """Let an interface of the host have the gateways' link-local address.
+
+    The IPv4 one is the host's own and answered to at every interface.
+    """
+    with netlink(host) as route:
+        route.addr("replace", index=index, address=str(GATEWAYS[1]), prefixlen=64, flags=_NO_DAD)
+
+
+def use_gateway(guest: Namespace, index: int, mac: str) -> None:
+    """Send everything that has no way of its own to the gateways, which answer at ``mac``."""
+    with netlink(guest) as route:
+        for gateway in GATEWAYS:
+            _add_neighbour(route, index, gateway, mac)
+            _add_default_route(route, index, gateway)
+
+
 def make_bridge(host: Namespace, name: str) -> int:
-    """Make a bridge that forwards at once and has the gateways' addresses; return its index."""
+    """Make a bridge that forwards at once and answers as the gateways; return its index."""
     with netlink(host) as route:
         route.link(
             "add",
             ifname=name,
             kind="bridge",
-            address=BRIDGE_MAC,
             br_stp_state=0,
             br_forward_delay=0,
             # Nobody asks for groups here: what a port joins it is sent, like everything else.
             br_mcast_snooping=0,
         )
-    return set_up(host, name, BRIDGE_MAC, peer_mac=BRIDGE_MAC)
+    index = set_up(host, name, BRIDGE_MAC)
+    be_gateway(host, index)
+    return index
+
+
+def put_on_bridge(host: Namespace, interface: str, bridge: int) -> None:
+    """Make an interface a port of the bridge with this index (only), without addresses."""
+    # With IPv6 it would go on joining groups and reporting them to whatever is behind it.
+    host.write_sysctl(f"ipv6/conf/{interface}/disable_ipv6", 1)
+    with netlink(host) as route:
+        (index,) = route.link_lookup(ifname=interface)
+        route.link("set", index=index, master=bridge)
+
+
+def take_off_bridge(host: Namespace, interface: str) -> None:
+    """Make an interface routed that was a port of a bridge."""
+    with netlink(host) as route:
+        (index,) = route.link_lookup(ifname=interface)
+        route.link("set", index=index, master=0)
+    host.write_sysctl(f"ipv6/conf/{interface}/disable_ipv6", 0)
+    be_gateway(host, index)
 
 
 def _add_neighbour(route: Any, index: int, address: Address, mac: str) -> None:
@@ -166,7 +192,7 @@ def _add_default_route(route: Any, index: int, gateway: Address) -> None:
     family = family_number(gateway)
     any_address = "0.0.0.0/0" if gateway.version == 4 else "::/0"
     route.route(
-        "add", family=family, dst=any_address, gateway=str(gateway), oif=index, flags=_ON_LINK
+        "replace", family=family, dst=any_address, gateway=str(gateway), oif=index, flags=_ON_LINK
     )
 
 
@@ -183,9 +209,9 @@ def own_addresses(namespace: Namespace, index: int, addresses: tuple[Address, ..
             )
 
 
-def route_to(host: Namespace, index: int, addresses: tuple[Address, ...], mac: str) -> None:
+def route_to(namespace: Namespace, index: int, addresses: tuple[Address, ...], mac: str) -> None:
     """Route addresses to the interface with this index, behind which ``mac`` answers to them."""
-    with netlink(host) as route:
+    with netlink(namespace) as route:
         for address in addresses:
             _add_neighbour(route, index, address, mac)
             route.route(
@@ -194,6 +220,30 @@ def route_to(host: Namespace, index: int, addresses: tuple[Address, ...], mac: s
                 dst=f"{address}/{address.max_prefixlen}",
                 oif=index,
             )
+
+
+def forget(namespace: Namespace, index: int, addresses: tuple[Address, ...]) -> None:
+    """Delete what ``route_to`` gave; what went with its interface already is no error.
+
+    A route that leads over another interface by now stays.
+    """
+    with netlink(namespace) as route:
+        for address in addresses:
+            family = family_number(address)
+            whole = f"{address}/{address.max_prefixlen}"
+            with _unless_gone():
+                route.neigh("del", family=family, dst=str(address), ifindex=index)
+            with _unless_gone():
+                route.route("del", family=family, dst=whole, oif=index)
+
+
+@contextmanager
+def _unless_gone() -> Iterator[None]:
+    try:
+        yield
+    except NetlinkError as error:
+        if error.code not in _GONE:
+            raise
 
 
 def delete_link(namespace: Namespace, interface: str) -> None:
