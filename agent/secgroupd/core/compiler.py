@@ -473,8 +473,13 @@ class _Compiler:
         )
         syn_only = f"tcp flags & (fin | syn | rst | ack) != syn jump {names.MIDSTREAM}"
         first = [] if inbound else [syn_only]
+        # What the host routes into a bridge is in fragments by now. The first was judged as any
+        # packet and has stamped the connection; the others tell no port, and come this far.
+        last = [f"jump {names.KNOWN_TO}"] if inbound and self._bridged else []
         self.draft.chain(
-            f"{side}_{stem}", [f"ct state != new goto {seen}", *first, *own.first, deny], origin
+            f"{side}_{stem}",
+            [f"ct state != new goto {seen}", *first, *own.first, *last, deny],
+            origin,
         )
 
     def _service_map(self, scope: "_Scope", services: Services) -> str:
