@@ -16,6 +16,7 @@ from secgroupd.core.codec import CodecError, decode, encode
 from secgroupd.core.compiler import Binding, Generations
 from secgroupd.core.model import State
 from secgroupd.errors import StoreError
+from secgroupd.ownership import hand_over
 from secgroupd.reconcile import Memory, Record
 
 FILE = "accepted.json"
@@ -76,6 +77,7 @@ class FileMemory:
             with open(os.open(fresh, flags, 0o600), "wb") as file:  # noqa: PTH123
                 file.write(content)
                 file.flush()
+                hand_over(file.fileno(), self._directory)
                 os.fsync(file.fileno())
             fresh.replace(self._path)
             self._sync_directory()
