@@ -5,7 +5,7 @@ PYTHON := $(VENV)/bin/python
 STAMP  := $(VENV)/.installed
 
 # What the program and its tests need of Debian, besides Python itself.
-PACKAGES := nftables python3-nftables python3-venv iproute2 conntrack
+PACKAGES := netbase nftables python3-nftables python3-venv iproute2 conntrack
 # What building the package needs, and what testing it needs besides.
 DEB_PACKAGES  := debhelper dh-python dpkg-dev
 TEST_PACKAGES := $(DEB_PACKAGES) bash-completion lintian groff-base mmdebstrap openssl systemd
