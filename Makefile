@@ -8,7 +8,7 @@ STAMP  := $(VENV)/.installed
 PACKAGES := netbase nftables python3-nftables python3-venv iproute2 conntrack
 # What building the package needs, and what testing it needs besides.
 DEB_PACKAGES  := debhelper dh-python dpkg-dev
-TEST_PACKAGES := $(DEB_PACKAGES) bash-completion lintian groff-base mmdebstrap openssl systemd
+TEST_PACKAGES := $(DEB_PACKAGES) bash-completion lintian groff-base mmdebstrap openssl systemd systemd-container
 
 # Where `make install` puts what it installs. Settings are in /etc, wherever the program is.
 PREFIX  ?= /usr/local
