@@ -6,6 +6,8 @@ STAMP  := $(VENV)/.installed
 
 # What the program and its tests need of Debian, besides Python itself.
 PACKAGES := netbase nftables python3-nftables python3-venv iproute2 conntrack
+# And what the guest of `make test-vm` is made of.
+PACKAGES += qemu-system-x86 linux-image-amd64 busybox-static kmod
 # What building the package needs, and what testing it needs besides.
 DEB_PACKAGES  := debhelper dh-python dpkg-dev
 TEST_PACKAGES := $(DEB_PACKAGES) bash-completion lintian groff-base mmdebstrap openssl systemd systemd-container
@@ -28,10 +30,10 @@ need = @missing=$$(for package in $(1); do \
 			"apt-get update -q && apt-get install -q -y --no-install-recommends $$(echo $$missing)"; \
 	fi
 
-.PHONY: help venv demo test lint install deb clean
+.PHONY: help venv demo test test-host test-vm lint install deb clean
 
 help:  ## list the targets
-	@sed -n 's/^\([a-z]*\):.*##/\1 /p' Makefile | awk '{n=$$1; $$1=""; printf "make %-7s %s\n", n, $$0}'
+	@sed -n 's/^\([a-z-]*\):.*##/\1 /p' Makefile | awk '{n=$$1; $$1=""; printf "make %-9s %s\n", n, $$0}'
 
 venv: $(STAMP)  ## make .venv, with the Debian packages that are missing (asks for root)
 
@@ -45,9 +47,17 @@ $(STAMP): pyproject.toml Makefile
 demo: $(STAMP)  ## watch a small cloud being guarded (in network namespaces; needs root)
 	@$(SUDO) $(PYTHON) -m secgroupd.demo
 
-test: $(STAMP)  ## run every test (real packets in network namespaces; needs root)
+test:  ## run every test, here and then in a guest with Debian's own kernel (needs root)
+	$(if $(ARGS),$(error ARGS are for one of them: make test-host or make test-vm))
+	$(MAKE) test-host
+	$(MAKE) test-vm
+
+test-host: $(STAMP)  ## run the tests for this machine's kernel; ARGS='...' goes to pytest
 	$(call need,$(TEST_PACKAGES))
 	$(SUDO) $(PYTHON) -m pytest -n 2 $(ARGS)
+
+test-vm: $(STAMP)  ## run the tests for the guest's kernel, under qemu without KVM; ARGS='...' goes to pytest
+	$(PYTHON) -m tests.vm.run $(ARGS)
 
 lint: $(STAMP)  ## format, lint and type checks
 	$(VENV)/bin/ruff format --check .

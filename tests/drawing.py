@@ -74,8 +74,8 @@ class Drawing:
         multiport = r.choice(PORTS) if protocol in PORT_PROTOCOLS else None
         icmp = None
         if protocol in {ICMP, ICMPV6} and r.random() < 0.6:
-            echo = 8 if family is Family.IPV4 else 128
-            icmp = (r.choice([echo, echo, 3, 13]), r.choice([None, None, 0, 1]))
+            echo, query = (8, 13) if family is Family.IPV4 else (128, 139)
+            icmp = (r.choice([echo, echo, 3, query]), r.choice([None, None, 0, 1]))
         remote = r.choice(
             [
                 None,
@@ -201,9 +201,9 @@ class Drawing:
                 edges += [span.first - 1, span.first, span.last, span.last + 1]
             return protocol, r.choice([p for p in edges if 1 <= p <= 65535]), None, None
         if protocol == icmp:
-            echo = 8 if family is Family.IPV4 else 128
+            echo, query = (8, 13) if family is Family.IPV4 else (128, 139)
             kind = chosen.icmp_type if chosen and chosen.icmp_type is not None else echo
-            icmp_type = r.choice([kind, echo, 13 if family is Family.IPV4 else 128])
+            icmp_type = r.choice([kind, echo, query])
             code = chosen.icmp_code if chosen and chosen.icmp_code is not None else 0
             return protocol, None, icmp_type, r.choice([code, 0])
         return protocol, None, None, None

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from secgroupd.core.compiler import Binding
+from secgroupd.core.draft import Binding
 from secgroupd.core.model import State
 from secgroupd.core.ruleset import quotable
 from secgroupd.dataplane.nft import Nft
@@ -20,7 +20,7 @@ def bindings(lab: Lab, state: State) -> dict[str, Binding]:
                 continue
             there = lab.ports.get(port.interface)
             index = None if quotable(port.interface) or there is None else there.index
-            found[port.id] = Binding(port.interface, index)
+            found[port.id] = Binding(port.interface, index, there.bridge if there else None)
     return found
 
 

@@ -113,7 +113,8 @@ class Guard:
                 self.error = "no document has been accepted; the rules that are there stay"
                 self.tell()
                 return False
-            bound = bind(Policy(state), self.settings.host_id, self.links.read())
+            links, bridging = self.links.read(), self.reconciler.bridging
+            bound = bind(Policy(state), self.settings.host_id, links, bridging)
             outcome = self.reconciler.apply(state, bound.bindings)
         except DataplaneError as error:
             self._failed(error, time.monotonic() - began)

@@ -8,17 +8,20 @@ of them clears, and the ruleset itself is always computed from what is in force 
 
 import time
 from collections.abc import Callable, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from secgroupd.core import clearing
 from secgroupd.core.clearing import Cleared
-from secgroupd.core.compiler import Binding, Generations, Host, compile_ruleset
+from secgroupd.core.compiler import FAMILIES, Bridging, Generations, Host, compile_host
+from secgroupd.core.draft import Binding
 from secgroupd.core.model import Clearing, State, Timeout
 from secgroupd.core.names import ADOPTING
-from secgroupd.core.plan import Line, Observed, Plan, diff
+from secgroupd.core.plan import Line, Observed, Plan, combined, diff, removal
 from secgroupd.core.policy import Policy
 from secgroupd.core.ruleset import TABLE, Ruleset, quotable, quoted
+from secgroupd.core.zones import zones
 from secgroupd.errors import DataplaneError, NotConverged, OutcomeUnknown
 
 GENERATION_EPOCH = 1_600_000_000
@@ -36,10 +39,13 @@ class Kernel(Protocol):
     """The table in the kernel."""
 
     def observe(self, family: str = "inet") -> Observed | None:
-        """Return the table, or None when there is none."""
+        """Return the table of a family, or None when there is none."""
 
-    def reobserve(self, known: Observed, plan: Plan) -> Observed:
-        """Return the table, of which only what a plan touches has changed since it was known."""
+    def reobserve(self, known: Observed, plan: Plan, family: str = "inet") -> Observed:
+        """Return a table, of which only what a plan touches has changed since it was known."""
+
+    def bridging(self) -> Bridging:
+        """Return what the kernel can do for ports on a bridge."""
 
     def generation(self) -> int:
         """Return a number that every change of any table raises."""
@@ -92,7 +98,7 @@ class Proposal:
     """A cycle that has been thought through and not yet done."""
 
     policy: Policy
-    ruleset: Ruleset
+    tables: Mapping[str, Ruleset]
     plan: Plan
     cleared: Cleared
     record: Record
@@ -113,7 +119,7 @@ class Outcome:
 
 @dataclass(slots=True)
 class Reconciler:
-    """Keeps one host's table equal to one document; a single thread calls it."""
+    """Keeps one host's tables equal to one document; a single thread calls it."""
 
     kernel: Kernel
     memory: Memory = field(default_factory=Forgetful)
@@ -125,8 +131,9 @@ class Reconciler:
     timeouts: Mapping[Timeout, int] = field(default_factory=dict)
     now: Callable[[], float] = time.time
     _record: Record | None = None
-    _known: Observed | None = None
+    _known: Mapping[str, Observed] | None = None
     _known_at: int = -1
+    _bridging: Bridging | None = None
 
     @property
     def record(self) -> Record:
@@ -145,12 +152,24 @@ class Reconciler:
         policy = Policy(state)
         cleared = self._cleared(policy)
         generations = self._generations(bindings, cleared)
-        ruleset = compile_ruleset(policy, Host(bindings, self.managed, self.timeouts), generations)
-        plan = diff(ruleset, self._observed())
+        host = Host(bindings, self.managed, self.timeouts, self.bridging)
+        tables = compile_host(policy, host, generations)
+        plan = difference(tables, self._observed())
         if plan:
-            plan = replace(plan, lines=(*plan.lines, *self._adoption(bindings)))
+            plan = replace(plan, lines=(*plan.lines, *self._adoption(policy, bindings)))
         record = Record(state, None, generations, dict(bindings))
-        return Proposal(policy, ruleset, plan, cleared, record)
+        return Proposal(policy, tables, plan, cleared, record)
+
+    @property
+    def bridging(self) -> Bridging:
+        """What the kernel can do for ports on a bridge; it is asked once.
+
+        Raises:
+            DataplaneError: it could not be asked.
+        """
+        if self._bridging is None:
+            self._bridging = self.kernel.bridging()
+        return self._bridging
 
     def apply(self, state: State, bindings: Mapping[str, Binding]) -> Outcome:
         """Run a cycle: afterwards the kernel has the document's ruleset and nothing else is there.
@@ -201,7 +220,7 @@ class Reconciler:
         Raises:
             DataplaneError: the kernel could not be read.
         """
-        return self._observed() is not None
+        return bool(self._observed())
 
     def disturbed(self) -> bool:
         """Tell whether anybody has changed any table since the last cycle.
@@ -221,10 +240,11 @@ class Reconciler:
         self.memory.save(record)
         self._record = record
 
-    def _observed(self) -> Observed | None:
+    def _observed(self) -> Mapping[str, Observed]:
         if self._known is None:
             self._known_at = self.kernel.generation()
-            self._known = self.kernel.observe()
+            seen = {family: self.kernel.observe(family) for family in FAMILIES}
+            self._known = {family: table for family, table in seen.items() if table is not None}
         return self._known
 
     def _cleared(self, after: Policy) -> Cleared:
@@ -260,21 +280,28 @@ class Reconciler:
         minimum = {**kept, **dict.fromkeys(sorted(asked), current)}
         return Generations(current, current, minimum, self.mode)
 
-    def _adoption(self, bindings: Mapping[str, Binding]) -> tuple[Line, ...]:
-        """Return lines that let ports met for the first time continue what they were doing."""
-        met = [
-            (port_id, binding.interface)
-            for port_id, binding in sorted(bindings.items())
-            if port_id not in self.record.generations.minimum and quotable(binding.interface)
-        ]
+    def _adoption(self, policy: Policy, bindings: Mapping[str, Binding]) -> tuple[Line, ...]:
+        """Return lines that let ports go on with what they were doing before anybody tracked it.
+
+        Ports that are met for the first time, and those whose VPC is tracked in another zone now.
+        """
         if not self.grace:
             return ()
+        accepted = self.record.accepted
+        before = Policy(accepted) if accepted is not None else None
+        old, new = zones(before) if before else {}, zones(policy)
+        moved = {vpc_id for vpc_id, number in new.items() if old.get(vpc_id, number) != number}
+        known = self.record.generations.minimum
         return tuple(
             Line(
-                f"add element inet {TABLE} {ADOPTING} {{ {quoted(name)} timeout {self.grace}s }}",
+                f"add element {'bridge' if binding.bridge else 'inet'} {TABLE} {ADOPTING} "
+                f"{{ {quoted(binding.interface)} timeout {self.grace}s }}",
                 f"port {port_id}",
             )
-            for port_id, name in met
+            for port_id, binding in sorted(bindings.items())
+            if (port_id not in known or policy.ports[port_id].vpc_id in moved)
+            and quotable(binding.interface)
+            and (binding.bridge is None or self.bridging is Bridging.FULL)
         )
 
     def _commit(self, proposal: Proposal) -> None:
@@ -288,20 +315,37 @@ class Reconciler:
                 if attempt == COMMIT_TRIES:
                     raise
             else:
-                self._read_back(before, plan, expected_at)
-            plan = diff(proposal.ruleset, self._observed())
+                self._read_back(before, plan, expected_at, proposal.tables.keys())
+            plan = difference(proposal.tables, self._observed())
             if not plan:
                 return
             # Elements that come and go by themselves are not read back: they are sent again.
-            again = self._adoption(proposal.record.bindings)
+            again = self._adoption(proposal.policy, proposal.record.bindings)
             plan = replace(plan, lines=(*plan.lines, *again))
         rest = "\n".join(line.text for line in plan.lines[:20])
         raise NotConverged(f"after the commit the kernel differs; still to do:\n{rest}")
 
-    def _read_back(self, before: Observed | None, plan: Plan, expected_at: int) -> None:
+    def _read_back(
+        self,
+        before: Mapping[str, Observed] | None,
+        plan: Plan,
+        expected_at: int,
+        families: AbstractSet[str],
+    ) -> None:
         """Read what a small plan has touched, if nobody else has changed anything meanwhile."""
-        if before is None or len(plan.touched) > TOUCHED_ALONE:
+        if before is None or before.keys() != families or len(plan.touched) > TOUCHED_ALONE:
             return
-        known = self.kernel.reobserve(before, plan)
+        touched = {family for family, _ in plan.touched}
+        known = {
+            family: self.kernel.reobserve(table, plan, family) if family in touched else table
+            for family, table in before.items()
+        }
         if self.kernel.generation() == expected_at:
             self._known, self._known_at = known, expected_at
+
+
+def difference(tables: Mapping[str, Ruleset], observed: Mapping[str, Observed]) -> Plan:
+    """Return the one plan that makes the tables of every family what they are to be."""
+    plans = [diff(tables[family], observed.get(family)) for family in FAMILIES if family in tables]
+    plans += [removal(family) for family in FAMILIES if family in observed.keys() - tables.keys()]
+    return combined(plans)

@@ -15,14 +15,14 @@ from typing import Protocol
 
 from secgroupd.core.clearing import Cleared, Scenario
 from secgroupd.core.model import TCP
-from secgroupd.core.tracked import Connection, Inbound, Judge
+from secgroupd.core.tracked import Connection, Inbound, Judge, Place
 
 
 class Table(Protocol):
     """The kernel's connection table."""
 
-    def stale(self, minimums: Mapping[bytes, int]) -> Iterator[Connection]:
-        """Yield the entries whose responder has one of these addresses and an older stamp."""
+    def stale(self, minimums: Mapping[Place, int]) -> Iterator[Connection]:
+        """Yield the entries whose responder is at one of these places and whose stamp is older."""
 
     def delete(self, connections: Sequence[Connection]) -> int:
         """Delete entries; return how many were still there."""

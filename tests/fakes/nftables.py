@@ -13,14 +13,18 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from ipaddress import IPv4Address, IPv6Address
 
+from secgroupd.core.compiler import Bridging
 from secgroupd.core.plan import Line, Observed, ObservedChain, ObservedSet, Plan
 from secgroupd.core.ruleset import Hook
 from secgroupd.errors import TransactionRefused
 
-TABLE = "inet secgroupd"
+FAMILIES = ("inet", "bridge", "arp")
 MOST_JUMPS = 16
 WIDTHS = {
     "ifname": 16,
+    "iifname": 16,
+    "ether_addr": 6,
+    "@th,64,128": 16,
     "iface_index": 4,
     "ipv4_addr": 4,
     "ipv6_addr": 16,
@@ -34,7 +38,8 @@ WIDTHS = {
 """Bytes of nft's types."""
 
 COMMAND = re.compile(
-    rf"(add|delete|flush) (table|chain|rule|set|map|element|ct timeout) {TABLE}(?: (.*))?"
+    r"(add|delete|flush) (table|chain|rule|set|map|element|ct timeout) (inet|bridge|arp) secgroupd"
+    r"(?: (.*))?"
 )
 BASE = re.compile(r"type filter hook (\w+) priority (-?\d+); policy accept;")
 RULE = re.compile(r'(?P<text>.*?)(?: comment "(?P<comment>[^"]*)")?')
@@ -61,7 +66,7 @@ class Rule:
 
     @cached_property
     def sets(self) -> list[str]:
-        return re.findall(r"@(\S+)", self._bare)
+        return re.findall(r"@(?!th,)(\S+)", self._bare)
 
     @cached_property
     def timeouts(self) -> list[str]:
@@ -169,24 +174,30 @@ class Table:
 
 
 class FakeKernel:
-    """The kernel as the reconciler knows it, with one table."""
+    """The kernel as the reconciler knows it, with the agent's tables."""
 
     def __init__(self) -> None:
-        self.table: Table | None = None
+        self.tables: dict[str, Table] = {}
         self._generation = 1
 
-    def observe(self, family: str = "inet") -> Observed | None:
-        if family != "inet" or self.table is None:
-            return None
-        return self.table.observed()
+    @property
+    def table(self) -> Table | None:
+        """The table of routed ports."""
+        return self.tables.get("inet")
 
-    def reobserve(self, known: Observed, plan: Plan) -> Observed:
+    def bridging(self) -> Bridging:
+        return Bridging.FULL
+
+    def observe(self, family: str = "inet") -> Observed | None:
+        return self.tables[family].observed() if family in self.tables else None
+
+    def reobserve(self, known: Observed, plan: Plan, family: str = "inet") -> Observed:
         """As the real one: only what the plan touches is read."""
-        now = self.observe()
+        now = self.observe(family)
         if now is None:
             raise AssertionError("there is no table to look at again")
         chains, sets = dict(known.chains), dict(known.sets)
-        for name in plan.touched:
+        for name in (name for where, name in plan.touched if where == family):
             chains.pop(name, None)
             sets.pop(name, None)
             chains |= {name: now.chains[name]} if name in now.chains else {}
@@ -210,18 +221,24 @@ class FakeKernel:
         Raises:
             TransactionRefused: as the real adapter does.
         """
-        table = None if self.table is None else self.table.copy()
+        tables = {family: table.copy() for family, table in self.tables.items()}
         for line in lines:
+            match = COMMAND.fullmatch(line.text)
+            if match is None:
+                raise AssertionError(f"no command that a plan has: {line.text}")
+            family = match[3]
             try:
-                table = _Command(table).run(line.text)
+                table = _Command(tables.pop(family, None)).run(match[1], match[2], match[4] or "")
             except Refused as error:
                 detail = f"{error}: {line.text[:200]}"
                 raise TransactionRefused(detail, (line.origin,) if line.origin else ()) from None
+            tables |= {family: table} if table is not None else {}
         try:
-            _check_depth(table)
+            for table in tables.values():
+                _check_depth(table)
         except Refused as error:
             raise TransactionRefused(str(error), ()) from None
-        self.table = table
+        self.tables = tables
         self._generation += 1
 
     def text(self, *texts: str) -> None:
@@ -229,19 +246,19 @@ class FakeKernel:
         self.run([Line(text) for text in texts])
 
 
-def _check_depth(table: Table | None) -> None:
+def _check_depth(table: Table) -> None:
     """Refuse loops, and chains too deep in one another, as the kernel does at commit."""
     depths: dict[str, int] = {}
 
     def depth(name: str, above: frozenset[str]) -> int:
         if name in above:
             raise Refused("too many links: a loop")
-        if table is not None and name not in depths:
+        if name not in depths:
             below = [depth(target, above | {name}) for target in set(table.led_to(name))]
             depths[name] = 1 + max(below, default=0)
         return depths[name]
 
-    for name in table.chains if table else ():
+    for name in table.chains:
         if depth(name, frozenset()) > MOST_JUMPS:
             raise Refused("too many links")
 
@@ -258,11 +275,7 @@ class _Command:
             raise Refused("no such table")
         return self.found
 
-    def run(self, text: str) -> Table | None:
-        match = COMMAND.fullmatch(text)
-        if match is None:
-            raise AssertionError(f"no command that a plan has: {text}")
-        verb, kind, rest = match[1], match[2], match[3] or ""
+    def run(self, verb: str, kind: str, rest: str) -> Table | None:
         name, _, body = rest.partition(" ")
         if kind == "table":
             self.found = (self.found or Table()) if verb == "add" else None
@@ -337,7 +350,8 @@ class _Command:
     def _add_set(self, name: str, body: str, *, is_map: bool) -> None:
         parts = dict(part.split(" ", 1) for part in re.findall(r"(\w+ [^;]+);", body))
         flags = parts.pop("flags", "").split(",")
-        kind, size = parts.pop("type"), parts.pop("size", None)
+        kind = parts.pop("type", None) or parts.pop("typeof")
+        size = parts.pop("size", None)
         if parts or kind.endswith(" : verdict") is not is_map:
             raise AssertionError(f"no declaration of a set: {body}")
         types = tuple(kind.removesuffix(" : verdict").split(" . "))
@@ -407,22 +421,24 @@ def _apart(text: str) -> list[str]:
 
 def _element(one: Elements, text: str) -> tuple[bytes, str]:
     """Return an element's key, first and last corner where it is an interval, and its verdict."""
-    quoted = re.match(r'"[^"]*"', text)
-    key = quoted[0] if quoted else re.split(r" : | timeout ", text)[0]
+    key = re.split(r" : | timeout ", text)[0]
     rest = text[len(key) :].strip()
     verdict = rest.removeprefix(": ") if rest.startswith(": ") else ""
     if verdict and not VERDICT.fullmatch(verdict):
         raise AssertionError(f"no verdict: {verdict}")
     if rest and not verdict and not (one.timeout and re.fullmatch(r"timeout \d+s", rest)):
         raise AssertionError(f"no element: {text}")
-    names = [key] if quoted else key.split(" . ")
+    names = key.split(" . ")
     if len(names) != len(one.types):
         raise Refused(f"{text} has other fields than {one.types}")
     first, last = b"", b""
     for kind, value in zip(one.types, names, strict=True):
-        low, dash, high = (value, "", "") if quoted else value.partition("-")
-        first += _packed(kind, low)
-        last += _packed(kind, high if dash else low)
+        low, dash, high = (value, "", "") if value[0] == '"' else value.partition("-")
+        try:
+            first += _packed(kind, low)
+            last += _packed(kind, high if dash else low)
+        except ValueError:
+            raise Refused(f"{text} is no {kind}") from None
     if first > last or (first != last and not one.interval):
         raise Refused(f"{text} is a range that cannot be")
     return (first + last if one.interval else first), verdict
@@ -431,13 +447,17 @@ def _element(one: Elements, text: str) -> tuple[bytes, str]:
 def _packed(kind: str, text: str) -> bytes:
     """Return a field's bytes in the kernel: big end first, filled up to whole registers."""
     width = WIDTHS[kind]
-    if kind == "ifname":
+    if kind in {"ifname", "iifname"}:
         name = text[1:-1]
         if text[0] + text[-1] != '""' or "*" in name.removesuffix("\\*"):
             raise AssertionError(f"not the name of one interface: {text}")
         raw = name.replace("\\*", "*").encode()
     elif kind == "iface_index":
         raw = int(text).to_bytes(width, sys.byteorder)
+    elif kind == "ether_addr":
+        raw = bytes.fromhex(text.replace(":", ""))
+    elif kind == "@th,64,128":
+        raw = int(text, 16).to_bytes(width, "big")
     elif kind == "ipv4_addr":
         raw = IPv4Address(text).packed
     elif kind == "ipv6_addr":

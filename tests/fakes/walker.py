@@ -13,7 +13,7 @@ from functools import cached_property
 from ipaddress import ip_address, ip_network
 
 from secgroupd.core.model import ICMP, ICMPV6, TCP, UDP, Address, Family, family_of
-from secgroupd.core.ruleset import Key, Ruleset, Set
+from secgroupd.core.ruleset import Ruleset, Set, joined_key
 
 MOST_JUMPS = 16
 """Chains in one another that the kernel allows (NFT_JUMP_STACK_SIZE)."""
@@ -38,7 +38,7 @@ class Packet:
 
     ``sport`` and ``dport`` are the first four bytes behind the IP header, whatever they mean there.
     ``original`` is source and destination of the connection's first packet; None takes this
-    packet's own. ``flags`` counts for TCP.
+    packet's own. ``flags`` counts for TCP, ``target`` for neighbour discovery (None: the sender).
     """
 
     source: Address
@@ -57,6 +57,7 @@ class Packet:
     reply: bool = False
     mark: int = 0
     original: tuple[Address, Address] | None = None
+    target: Address | None = None
 
     @property
     def family(self) -> Family:
@@ -129,12 +130,29 @@ def _interface_like(match: re.Match[str]) -> Condition:
 
 
 def _types(match: re.Match[str]) -> Condition:
-    types = {int(number) for number in match[1].split(",")}
-    return lambda walk: walk.packet.protocol == ICMPV6 and walk.packet.icmp_type in types
+    protocol = ICMP if match[1] == "icmp" else ICMPV6
+    types = {int(number) for number in match[2].split(",")}
+    return lambda walk: walk.packet.protocol == protocol and walk.packet.icmp_type in types
 
 
-def _source_port(match: re.Match[str]) -> Condition:
-    return lambda walk: walk.packet.protocol == UDP and walk.packet.sport == int(match[1])
+def _has_address(_: re.Match[str]) -> Condition:
+    return lambda walk: not walk.packet.source.is_unspecified
+
+
+def _target(match: re.Match[str]) -> Condition:
+    """The first bits of the target of neighbour discovery."""
+    length, value = int(match[1]), int(match[2], 16)
+
+    def condition(walk: "Walk") -> bool:
+        raw = _bytes(walk.packet, "@th,64,128")
+        return raw is not None and int.from_bytes(raw, "big") >> (128 - length) == value
+
+    return condition
+
+
+def _udp_port(match: re.Match[str]) -> Condition:
+    raw = int(match[2]).to_bytes(2, "big")
+    return lambda walk: walk.packet.protocol == UDP and _bytes(walk.packet, f"th {match[1]}") == raw
 
 
 def _no_opening(_: re.Match[str]) -> Condition:
@@ -164,7 +182,7 @@ def _lookup(match: re.Match[str]) -> Condition:
 
 FIELD = (
     r"(?:meta l4proto|th [sd]port|icmp (?:type|code)|icmpv6 (?:type|code)|[io]ifname|[io]if"
-    r"|(?:ct original )?ip6? [sd]addr)"
+    r"|(?:ct (?:original|reply) )?ip6? [sd]addr|@th,64,128)"
 )
 KEY = rf"{FIELD}(?: \. {FIELD})*"
 
@@ -178,12 +196,15 @@ CONDITIONS: Sequence[tuple[re.Pattern[str], Made]] = [
         (r"meta l4proto icmp", _is_protocol(ICMP)),
         (r"meta l4proto ipv6-icmp", _is_protocol(ICMPV6)),
         (r"meta l4proto != \{ icmp, ipv6-icmp \}", _no_icmp),
-        (r"icmpv6 type \{ ([0-9, ]+) \}", _types),
-        (r"udp sport ([0-9]+)", _source_port),
+        (r"(icmp|icmpv6) type \{ ([0-9, ]+) \}", _types),
+        (r"(icmp|icmpv6) type ([0-9]+)", _types),
+        (r"ip6 saddr != ::", _has_address),
+        (r"@th,64,([0-9]+) (0x[0-9a-f]+)", _target),
+        (r"udp ([sd]port) ([0-9]+)", _udp_port),
         (r"tcp flags & \(fin \| syn \| rst \| ack\) != syn", _no_opening),
         (r'([io])ifname "([^"\\]+)"', _interface_like),
         (rf"({KEY}) @(\S+)", _lookup),
-        (r"((?:ct original )?ip6? [sd]addr) ([0-9a-f:.]+(?:/[0-9]+)?)", _literal),
+        (r"((?:ct (?:original|reply) )?ip6? [sd]addr) ([0-9a-f:.]+(?:/[0-9]+)?)", _literal),
     )
 ]
 VERDICT = re.compile(r"accept|drop|return|(?:goto|jump) (\S+)")
@@ -215,10 +236,13 @@ def _bytes(packet: Packet, name: str) -> bytes | None:
         case ["iif" | "oif" as word]:
             index = packet.iif_index if word[0] == "i" else packet.oif_index
             return index.to_bytes(4, "little")
-        case ["ct", "original", word, end]:
+        case ["ct", which, word, end]:
             if not packet.tracked or (word == "ip") is not (packet.family is Family.IPV4):
                 return None
-            return original[0 if end == "saddr" else 1].packed
+            ends = original if which == "original" else original[::-1]
+            return ends[0 if end == "saddr" else 1].packed
+        case ["@th,64,128"]:
+            return (packet.target or packet.source).packed if packet.protocol == ICMPV6 else None
         case [word, end]:
             if (word == "ip") is not (packet.family is Family.IPV4):
                 return None
@@ -301,11 +325,15 @@ class Walker:
     ruleset: Ruleset
 
     @cached_property
-    def chains(self) -> dict[str, tuple[Rule, ...]]:
-        return {
-            chain.name: tuple(understood(rule.text) for rule in chain.rules)
-            for chain in self.ruleset.chains.values()
-        }
+    def _understood(self) -> dict[str, tuple[Rule, ...]]:
+        return {}
+
+    def rules(self, name: str) -> tuple[Rule, ...]:
+        """Return a chain's rules; those of the source check, which no walk reaches, stay unread."""
+        if name not in self._understood:
+            chain = self.ruleset.chains[name]
+            self._understood[name] = tuple(understood(rule.text) for rule in chain.rules)
+        return self._understood[name]
 
     def walk(self, base: str, packet: Packet) -> Walked:
         """Walk a packet through a base chain and what it leads to."""
@@ -331,7 +359,7 @@ class Walk:
         if depth > MOST_JUMPS:
             raise UnknownText(f"more than {MOST_JUMPS} chains in one another: {self.path}")
         self.path.append(name)
-        for rule in self.walker.chains[name]:
+        for rule in self.walker.rules(name):
             if not all(condition(self) for condition in rule.conditions):
                 continue
             if rule.stamp is not None:
@@ -365,11 +393,10 @@ class Walk:
         if one.is_map is not is_map:
             raise UnknownText(f"{name} is {'a map' if one.is_map else 'a set'}")
         if not one.key.value.interval:
-            (key,) = parts
-            length = {Key.INTERFACE: 16, Key.INDEX: 4, Key.IPV4: 4, Key.IPV6: 16}[one.key]
-            if len(key) != length:
-                raise UnknownText(f"{name} has no keys of {len(key)} bytes")
-            return one.elements.get(key)
+            lengths = [len(part) for part in parts]
+            if lengths != list(one.key.value.fields):
+                raise UnknownText(f"{name} has no keys of {lengths} bytes")
+            return one.elements.get(joined_key(*parts))
         found = list(_matching(one, parts))
         if len(found) > 1:
             raise UnknownText(f"{name} has overlapping elements")

@@ -314,7 +314,7 @@ class Translated(Conversations):
 @pytest.mark.parametrize("allowed", [True, False], ids=["still-allowed", "denied"])
 def test_flows_through_the_hosts_nat_are_judged_by_what_the_instance_sees(allowed: bool) -> None:
     def document(extra: str, *, ok: bool) -> State:
-        peers = CLIENT if ok else "192.0.2.1"
+        peers = "198.51.100.8" if ok else CLIENT
         rules = [
             rule("ingress", UDP, "8080", f"{peers}/32", rule_id="u"),
             rule("ingress", TCP, "8080", f"{peers}/32", rule_id="t"),

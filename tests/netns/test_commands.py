@@ -25,6 +25,9 @@ TESTS = EXAMPLES / "tests.yaml"
 Capture = pytest.CaptureFixture[str]
 
 
+OURS = "table inet secgroupd\ntable bridge secgroupd\ntable arp secgroupd\n"
+
+
 class Host:
     """A lab with two instances of the example, and the commands run on its host."""
 
@@ -38,8 +41,11 @@ class Host:
             encoding="utf-8",
         )
         self._config = str(config)
-        lab.add_port(interface="tapapp1", addresses=["10.20.2.11"])
-        lab.add_port(interface="tapdb1", addresses=["10.20.3.11"])
+        for interface, address, mac in (
+            ("tapapp1", "10.20.2.11", "fa:16:3e:20:02:0b"),
+            ("tapdb1", "10.20.3.11", "fa:16:3e:20:03:0b"),
+        ):
+            lab.add_port(interface=interface, addresses=[address], mac=mac)
 
     def run(self, verb: str, *arguments: str) -> int:
         paths = [str(self.document)] if verb in {"plan", "apply"} else []
@@ -88,7 +94,7 @@ def test_plan_says_what_apply_does(host: Host, capsys: Capture) -> None:
     host.nft("--check", script=script)
     assert "# waiting: port-web-1: there is no interface tapweb1\n" in script
     assert host.run("apply") == 0
-    assert host.tables() == "table inet secgroupd\n"
+    assert host.tables() == OURS
     capsys.readouterr()
     assert host.run("plan") == 0
     assert capsys.readouterr().out.startswith("# nothing to do")
@@ -142,18 +148,18 @@ def test_flush_asks(host: Host, capsys: Capture, monkeypatch: pytest.MonkeyPatch
     for answer in ("", "no\n"):
         monkeypatch.setattr(sys, "stdin", io.StringIO(answer))
         assert host.run("flush") == 1
-        assert host.tables() == "table inet secgroupd\n"
+        assert host.tables() == OURS
     monkeypatch.setattr(sys, "stdin", io.StringIO("yes\n"))
     capsys.readouterr()
     assert host.run("flush") == 0
     assert host.tables() == ""
-    assert capsys.readouterr().out == "removed: table inet secgroupd\n"
+    assert capsys.readouterr().out == OURS.replace("table", "removed: table")
 
 
 def test_flush_removes_nothing_else(host: Host, capsys: Capture) -> None:
     host.nft(script="table inet mine {}\ntable ip secgroupd {}\n")
     assert host.run("flush", "--yes") == 0
-    assert capsys.readouterr().out == "there is no table inet secgroupd\n"
+    assert capsys.readouterr().out == "there is no table secgroupd\n"
     host.edit("enabled: true", "enabled: false")
     assert host.run("apply") == 0
     assert host.run("flush", "--yes") == 0

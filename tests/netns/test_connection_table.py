@@ -38,14 +38,15 @@ def test_entries_are_found_by_their_responder_and_deleted_one_by_one(version: in
             own = talk.open(UDP, (server, server_address), (client, client_address), 7000)
             with lab.hv.enter(), Conntrack() as table:
                 everything = 1 << 31
-                wanted = {ip_address(server_address).packed: everything}
+                wanted = {(0, ip_address(server_address).packed): everything}
                 found = sorted(table.stale(wanted), key=lambda c: c.protocol)
                 assert [(c.protocol, c.reply.sport) for c in found] == [
                     (TCP, 6006), (UDP, 6017), (SCTP, 6132),
                 ]  # fmt: skip
                 assert {str(c.original.source) for c in found} == {client_address}
                 assert all(c.stamp > 0 for c in found), "they were judged and stamped"
-                oldest = {ip_address(server_address).packed: reconciler.record.generations.newest}
+                newest = reconciler.record.generations.newest
+                oldest = {(0, ip_address(server_address).packed): newest}
                 assert not [*table.stale(oldest)], "they are fresh"
                 assert table.delete(found[:1]) == 1
                 assert table.delete(found[:2]) == 1, "one is gone already, which is no error"

@@ -75,7 +75,7 @@ def test_everything_about_a_link_is_read(links: Links, route: IPRoute) -> None:
     assert named(links, ODD) == Link(ODD, made.index, "port a01 \u00e9", MAC)
     route.link("set", index=made.index, master=bridge.index, state="up")
     after = named(links, ODD)
-    assert after == Link(ODD, made.index, "port a01 \u00e9", MAC, bridge.index, up=True)
+    assert after == Link(ODD, made.index, "port a01 \u00e9", MAC, bridge.index, True, "bridge")
 
 
 def test_every_kind_of_change_wakes(links: Links, route: IPRoute) -> None:

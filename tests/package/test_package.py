@@ -31,7 +31,7 @@ say kernel "$(secgroupctl test --kernel /root/cloud.yaml /root/tests.yaml | tail
 nft add table ip other
 nft 'add chain ip other secgroupd'
 dpkg --remove secgroupd >/dev/null
-say removed "$(nft list tables) $(ls -d /etc/systemd/system/*.requires/* 2>/dev/null)"
+say removed "$(nft list tables inet; nft list tables ip) $(ls -d /etc/systemd/system/*.requires/* 2>/dev/null)"
 dpkg -i /root/secgroupd.deb >/dev/null 2>&1
 say again "$(ls /etc/systemd/system/libvirtd.service.requires) $(as_agent secgroupctl guard)"
 dpkg --purge secgroupd >/dev/null 2>&1
@@ -56,11 +56,11 @@ systemctl reload secgroupd
 await '[ $(count settings-reloaded) = 1 ]'
 say reloaded "$(is secgroupd) $([ $before = $(pid) ] && echo same-process)"
 systemctl restart secgroupd
-say restarted "$(is secgroupd) $(nft list tables)"
+say restarted "$(is secgroupd) $(nft list tables inet; nft list tables ip)"
 before=$(pid)
 kill -KILL $before
 await 'is --quiet secgroupd && [ $(pid) != $before ]'
-say killed "$(is secgroupd) $(nft list tables)"
+say killed "$(is secgroupd) $(nft list tables inet; nft list tables ip)"
 before=$(pid)
 kill -STOP $before
 await 'is --quiet secgroupd && [ $(pid) != $before ] && [ $(pid) != 0 ]'
@@ -71,10 +71,10 @@ dpkg -i /root/secgroupd.deb >/dev/null 2>&1
 say upgraded "$(is secgroupd) $([ $before != $(pid) ] && echo another-process)"
 systemctl stop secgroupd
 dpkg -i /root/secgroupd.deb >/dev/null 2>&1
-say upgraded-while-stopped "$(is secgroupd) $(nft list tables)"
+say upgraded-while-stopped "$(is secgroupd) $(nft list tables inet; nft list tables ip)"
 systemctl start secgroupd
 dpkg --remove secgroupd >/dev/null
-say removed "$(is secgroupd) $(nft list tables)"
+say removed "$(is secgroupd) $(nft list tables inet; nft list tables ip)"
 systemctl restart libvirtd
 say libvirtd-without-it "$(is libvirtd)"
 dpkg --purge secgroupd >/dev/null 2>&1
@@ -94,7 +94,7 @@ ExecStart=/root/probe
 LIBVIRTD = """[Service]
 Type=oneshot
 RemainAfterExit=yes
-ExecStart=/bin/sh -c 'nft list tables > /run/seen'
+ExecStart=/bin/sh -c 'nft list tables inet > /run/seen'
 """
 
 

@@ -24,12 +24,11 @@ from secgroupd.core import names
 from secgroupd.core.compiler import (
     GENERATION_MASK,
     JUDGED_OUT,
-    REPLY_TYPES,
-    Binding,
     Generations,
     Host,
     compile_ruleset,
 )
+from secgroupd.core.draft import Binding
 from secgroupd.core.model import (
     ICMP,
     ICMPV6,
@@ -41,6 +40,7 @@ from secgroupd.core.model import (
     Direction,
     Family,
     Port,
+    Rule,
     State,
 )
 from secgroupd.core.policy import Policy
@@ -67,6 +67,8 @@ RANDOMS = st.randoms(use_true_random=False)
 QUESTIONS = 12
 UPLINK = "uplink0"
 EPHEMERAL = 40_000
+REPLIES = {Family.IPV4: {8: 0, 13: 14, 15: 16, 17: 18}, Family.IPV6: {128: 129, 139: 140}}
+"""ICMP types that open a connection for Linux, with their replies' (its two ``invmap``)."""
 
 
 def _bindings(policy: Policy) -> dict[str, Binding]:
@@ -101,7 +103,7 @@ class Connection:
         """What connection tracking of Linux says of the first packet."""
         if self.protocol == ICMPV6 and self.icmp_type in ND_TYPES | MLD_TYPES:
             return walker.State.UNTRACKED
-        if self.protocol in {ICMP, ICMPV6} and self.icmp_type not in REPLY_TYPES[self.family]:
+        if self.protocol in {ICMP, ICMPV6} and self.icmp_type not in REPLIES[self.family]:
             return walker.State.INVALID
         return walker.State.NEW
 
@@ -132,7 +134,7 @@ class Connection:
             destination=self.source,
             sport=self.dport,
             dport=self.sport,
-            icmp_type=REPLY_TYPES[self.family].get(self.icmp_type, 0),
+            icmp_type=REPLIES[self.family].get(self.icmp_type, 0),
             original=(self.source, self.destination),
             reply=True,
         )
@@ -169,7 +171,7 @@ def _link_service(drawing: Drawing, policy: Policy) -> Connection:
     r = drawing.random
     drawn = _connection(drawing, policy)
     if drawn.family is Family.IPV6 and r.random() < 0.5:
-        kind = r.choice([*sorted(ND_TYPES | MLD_TYPES), 127, 129, 132, 138, 142, 144])
+        kind = r.choice([*sorted(ND_TYPES | MLD_TYPES), 127, 129, 132, 138, 139, 140, 142, 144])
         return replace(drawn, protocol=ICMPV6, icmp_type=kind, icmp_code=0)
     ends = [*DHCP_PORTS[drawn.family], r.choice([66, 69, 545, 548, EPHEMERAL])]
     protocol = r.choice([UDP, UDP, UDP, TCP])
@@ -297,7 +299,7 @@ def test_stale_connections_meet_what_their_first_packet_would_meet_now(
 ) -> None:
     drawing, scene = _scene(random, mode)
     for _ in range(QUESTIONS):
-        one = _connection(drawing, scene.policy)
+        one = random.choice([_connection, _link_service])(drawing, scene.policy)
         if one.first_state is not walker.State.NEW:
             continue
         for at, direction in scene.ends(one):
@@ -308,6 +310,57 @@ def test_stale_connections_meet_what_their_first_packet_would_meet_now(
             for packet, leaving in ((one.later, opened), (one.answer, not opened)):
                 got = scene.meet(replace(packet, mark=mark), at, leaving=leaving)
                 assert (got.accepted, got.mark) == wanted, (one, at, decision, got)
+
+
+def _stale_answer_passes(scene: Scene, one: Connection) -> bool:
+    """Whether each end that has a port lets the answer of a connection through that is stale."""
+    passed = [
+        scene.meet(one.answer, at, leaving=direction is Direction.INGRESS).accepted
+        for at, direction in scene.ends(one)
+    ]
+    assert len(set(passed)) == 1, passed
+    return passed[0]
+
+
+OWN = {Family.IPV4: ip_address("10.0.0.1"), Family.IPV6: ip_address("fd00::1")}
+FAR = {Family.IPV4: ip_address("203.0.113.9"), Family.IPV6: ip_address("2001:db8::9")}
+
+
+def _guarded(*rules: Rule) -> Scene:
+    """A port with these rules, whose connections have all become stale."""
+    made = state([group("g", *rules)], [port("p", ["g"], [str(own) for own in OWN.values()])])
+    return Scene.of(Policy(made), Generations(9, 9))
+
+
+@pytest.mark.parametrize("direction", Direction)
+@pytest.mark.parametrize(("family", "kind"), [(f, kind) for f in Family for kind in REPLIES[f]])
+def test_a_stale_answer_of_icmp_is_judged_by_the_type_that_was_asked(
+    family: Family, kind: int, direction: Direction
+) -> None:
+    protocol = ICMP if family is Family.IPV4 else ICMPV6
+    ends = (FAR[family], OWN[family])
+    source, destination = ends if direction is Direction.INGRESS else ends[::-1]
+    one = Connection(source, destination, protocol, 0, 0, kind, 0)
+    asked, answer = (
+        _guarded(rule(direction.value, protocol, icmp=(allowed, None), family=family))
+        for allowed in (kind, REPLIES[family][kind])
+    )
+    assert _stale_answer_passes(asked, one)
+    assert not _stale_answer_passes(answer, one)
+
+
+@pytest.mark.parametrize("family", Family)
+def test_a_stale_answer_of_dhcp_passes_whatever_the_rules_say(family: Family) -> None:
+    scene, (server, client) = _guarded(), DHCP_PORTS[family]
+    ends, services = (OWN[family], FAR[family]), (client, server)
+    for source, destination, sport, dport in (
+        (*ends, *services),
+        (*ends[::-1], *services[::-1]),
+    ):
+        one = Connection(source, destination, UDP, sport, dport, 0, 0)
+        assert _stale_answer_passes(scene, one)
+        assert not _stale_answer_passes(scene, replace(one, sport=dport, dport=sport))
+        assert not _stale_answer_passes(scene, replace(one, sport=EPHEMERAL))
 
 
 @DRAWN
@@ -474,7 +527,7 @@ def _led_to(ruleset: Ruleset) -> dict[str, set[str]]:
         targets = found.setdefault(chain.name, set())
         for one in chain.rules:
             targets.update(pattern.findall(one.text))
-            for name in re.findall(r"@(\S+)", one.text):
+            for name in re.findall(r"@(?!th,)(\S+)", one.text):
                 for verdict in ruleset.sets[name].elements.values():
                     targets.update(pattern.findall(verdict))
     return found
@@ -489,7 +542,7 @@ def test_every_reference_resolves_and_nothing_is_left_over(mode: Clearing, rando
     led_to = _led_to(ruleset)
     assert set().union(*led_to.values()) <= ruleset.chains.keys()
     bases = {c.name for c in ruleset.chains.values() if c.hook}
-    assert bases == {names.FROM_PORT, names.TO_PORT}
+    assert bases == {names.FROM_PORT, names.TO_PORT, names.RAW_FROM}
     depth: dict[str, int] = {}
     for name in TopologicalSorter(led_to).static_order():
         depth[name] = 1 + max((depth[target] for target in led_to[name]), default=0)

@@ -13,10 +13,11 @@ from random import Random
 import pytest
 from tests.builders import address_group, both, group, port, rule, state
 from tests.drawing import Drawing
-from tests.fakes.nftables import TABLE, FakeKernel, Table, differences
+from tests.fakes.nftables import FakeKernel, Table, differences
 
 from secgroupd.core.clearing import Scenario, documented
-from secgroupd.core.compiler import Binding, Host, compile_ruleset
+from secgroupd.core.compiler import Host, compile_host, compile_ruleset
+from secgroupd.core.draft import Binding
 from secgroupd.core.model import Clearing, Port, Rule, State
 from secgroupd.core.names import ADOPTING
 from secgroupd.core.plan import Plan, expected
@@ -156,9 +157,10 @@ class World:
     def check_enforces(self, made: State) -> None:
         """The kernel has exactly this state, and memory says so."""
         record = self.memory.load()
-        host = Host(_bindings(made))
-        wanted = expected(compile_ruleset(Policy(made), host, record.generations))
-        assert differences(self.kernel.observe(), wanted) == {}
+        wanted = compile_host(Policy(made), Host(_bindings(made)), record.generations)
+        assert wanted.keys() == self.kernel.tables.keys()
+        for family, table in wanted.items():
+            assert differences(self.kernel.observe(family), expected(table)) == {}
         assert (record.accepted, record.intended) == (made, None)
 
 
@@ -492,7 +494,7 @@ def test_ports_that_are_met_for_the_first_time_are_adopted_once() -> None:
     agent = Reconciler(kernel)
     agent.apply(made, {"a1": Binding("tap-a1")})
     assert _adopted(kernel) == {b"tap-a1".ljust(16, b"\0")}
-    kernel.text(f'delete element {TABLE} {ADOPTING} {{ "tap-a1" }}')
+    kernel.text(f'delete element inet secgroupd {ADOPTING} {{ "tap-a1" }}')
     agent.apply(_cloud(DENY), {"a1": Binding("tap-a1"), "a2": Binding("tap-a2")})
     assert _adopted(kernel) == {b"tap-a2".ljust(16, b"\0")}
 
@@ -558,8 +560,8 @@ def test_a_kernel_that_does_not_do_what_it_says_is_told() -> None:
 @pytest.mark.parametrize(
     "harm",
     [
-        lambda kernel: kernel.text(f"flush chain {TABLE} deny_in"),
-        lambda kernel: kernel.text(f"delete table {TABLE}"),
+        lambda kernel: kernel.text("flush chain inet secgroupd deny_in"),
+        lambda kernel: kernel.text("delete table inet secgroupd"),
     ],
     ids=["a chain flushed", "the table deleted"],
 )
@@ -598,7 +600,7 @@ def test_a_change_beside_the_agent_in_the_same_moment_is_seen() -> None:
             super().commit(plan)
             if self.harm:
                 self.harm = False
-                self.text(f"flush chain {TABLE} closed")
+                self.text("flush chain inet secgroupd closed")
 
     kernel = Harmed()
     agent = Reconciler(kernel)

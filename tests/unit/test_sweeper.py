@@ -12,10 +12,11 @@ from tests.builders import group, port, rule, state
 
 from secgroupd import sweeper as module
 from secgroupd.core.clearing import Cleared, Scenario
-from secgroupd.core.compiler import Binding, Generations
+from secgroupd.core.compiler import Generations
+from secgroupd.core.draft import Binding
 from secgroupd.core.model import TCP, UDP
 from secgroupd.core.policy import Policy
-from secgroupd.core.tracked import Connection, Endpoint
+from secgroupd.core.tracked import Connection, Endpoint, Place
 from secgroupd.errors import DataplaneError
 from secgroupd.sweeper import Job, Sweeper, Totals
 
@@ -71,7 +72,7 @@ class Entries:
         finally:
             self.closed += 1
 
-    def stale(self, minimums: Mapping[bytes, int]) -> Iterator[Connection]:
+    def stale(self, minimums: Mapping[Place, int]) -> Iterator[Connection]:
         self.reading.set()
         assert self.may_read.wait(PATIENCE)
         self.readings += 1
@@ -79,7 +80,7 @@ class Entries:
             self.failures -= 1
             raise DataplaneError("the table is out of order")
         for each in list(self.entries):
-            if each.stamp < minimums.get(each.reply.source.packed, 0):
+            if each.stamp < minimums.get((each.zone, each.reply.source.packed), 0):
                 yield each
 
     def delete(self, connections: Sequence[Connection]) -> int:

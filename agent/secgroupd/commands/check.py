@@ -7,8 +7,9 @@ from secgroupd.commands.arguments import Verbs, add_document, add_json, add_verb
 from secgroupd.commands.documents import load_settings, read
 from secgroupd.commands.output import complain, complain_of, counted, write, write_json
 from secgroupd.core.bindings import bind
-from secgroupd.core.compiler import Generations, Host, compile_ruleset
+from secgroupd.core.compiler import Generations, Host, compile_host
 from secgroupd.core.policy import Policy
+from secgroupd.dataplane.links import Links
 from secgroupd.errors import DocumentError, Problem
 
 
@@ -61,11 +62,13 @@ def run_compile(args: argparse.Namespace) -> int:
     parsed = read([args.path], settings)
     complain_of(parsed.warnings)
     policy = Policy(parsed.state)
-    # Without links: what the document names is compiled, whether this host has it or not.
-    bound = bind(policy, settings.host_id, ())
+    # What the document names is compiled, whether this host has it or not.
+    with Links() as links:
+        bound = bind(policy, settings.host_id, links.read())
     for port in policy.ports.values():
         if port.host_id in {None, settings.host_id} and port.id not in bound.bindings:
             complain(f"left out: {port.id}: {bound.waiting.get(port.id, 'it names no interface')}")
     host = Host(bound.bindings, settings.managed_interfaces, settings.timeouts)
-    write(compile_ruleset(policy, host, Generations(mode=settings.clearing)).text().rstrip("\n"))
+    tables = compile_host(policy, host, Generations(mode=settings.clearing))
+    write("\n\n".join(table.text().rstrip("\n") for table in tables.values()))
     return 0

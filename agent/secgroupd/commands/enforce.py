@@ -13,6 +13,7 @@ from secgroupd.commands.output import complain, complain_of, counted, write
 from secgroupd.config import Settings
 from secgroupd.core.bindings import Bound, bind
 from secgroupd.core.clearing import Cleared
+from secgroupd.core.compiler import Bridging
 from secgroupd.core.model import State
 from secgroupd.core.plan import Line, Plan
 from secgroupd.core.policy import Policy
@@ -52,7 +53,10 @@ def add(verbs: Verbs) -> None:
     )
     apply.set_defaults(run=run_apply)
     flush = add_verb(
-        verbs, "flush", "remove the agent's table from this host", "0: removed, 1: not, or an error"
+        verbs,
+        "flush",
+        "remove the agent's tables from this host",
+        "0: removed, 1: not, or an error",
     )
     flush.add_argument("--yes", action="store_true", help="do not ask")
     flush.set_defaults(run=run_flush)
@@ -63,7 +67,7 @@ def run_plan(args: argparse.Namespace) -> int:
     settings = load_settings(args.config)
     state = _state(args, settings)
     with _reconciler(settings) as reconciler:
-        bound = _bound(state, settings)
+        bound = _bound(state, settings, reconciler.bridging)
         proposal = reconciler.propose(state, bound.bindings)
         with Conntrack() as table:
             doomed = [described(one) for one in would_be_cut(table, proposal, bound.bindings)]
@@ -83,7 +87,7 @@ def run_apply(args: argparse.Namespace) -> int:
     _make_state_dir(settings)
     with _reconciler(settings) as reconciler, Nft() as nft:
         before = reconciler.record.accepted
-        if args.confirm is not None and before is None and nft.observe() is not None:
+        if args.confirm is not None and before is None and reconciler.enforces_something():
             message = "nobody knows what is in force now: apply without --confirm first"
             raise StoreError(message)
         _apply(reconciler, nft, state, settings)
@@ -101,7 +105,7 @@ def run_apply(args: argparse.Namespace) -> int:
 
 def _apply(reconciler: Reconciler, nft: Nft, state: State, settings: Settings) -> None:
     """Run one cycle and the sweep after it, and say what was done."""
-    bound = _bound(state, settings)
+    bound = _bound(state, settings, reconciler.bridging)
     outcome = reconciler.apply(state, bound.bindings)
     if outcome.plan:
         commands = sum(len(part) for part in outcome.plan.transactions)
@@ -121,22 +125,22 @@ def _apply(reconciler: Reconciler, nft: Nft, state: State, settings: Settings) -
 
 
 def run_flush(args: argparse.Namespace) -> int:
-    """Remove the table, after asking."""
+    """Remove the tables, after asking."""
     load_settings(args.config)
     if not args.yes and not _agreed():
         complain("secgroupctl: nothing was removed")
         return EXIT_NOT_DONE
     with Nft() as nft:
-        if nft.observe() is None:
-            write(f"there is no table inet {TABLE}")
-            return EXIT_DONE
-        nft.remove()
-    write(f"removed: table inet {TABLE}")
+        removed = nft.remove()
+    for family in removed:
+        write(f"removed: table {family} {TABLE}")
+    if not removed:
+        write(f"there is no table {TABLE}")
     return EXIT_DONE
 
 
 def _agreed() -> bool:
-    complain(f"Removing table inet {TABLE} opens every port of this host to everybody.")
+    complain(f"Removing the tables {TABLE} opens every port of this host to everybody.")
     sys.stderr.write("Remove it? Type yes: ")
     sys.stderr.flush()
     return sys.stdin.readline().strip() == "yes"
@@ -148,9 +152,9 @@ def _state(args: argparse.Namespace, settings: Settings) -> State:
     return parsed.state
 
 
-def _bound(state: State, settings: Settings) -> Bound:
+def _bound(state: State, settings: Settings, bridging: Bridging) -> Bound:
     with Links() as links:
-        return bind(Policy(state), settings.host_id, links.read())
+        return bind(Policy(state), settings.host_id, links.read(), bridging)
 
 
 @contextmanager

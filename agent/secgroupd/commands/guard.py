@@ -88,7 +88,7 @@ def _enforce(state: State, settings: Settings, memory: Memory) -> None:
             grace=int(settings.adoption_grace),
             timeouts=settings.timeouts,
         )
-        bound = bind(Policy(state), settings.host_id, links.read())
+        bound = bind(Policy(state), settings.host_id, links.read(), reconciler.bridging)
         reconciler.apply(state, bound.bindings)
     write(f"enforced: revision {state.revision}, {counted(len(bound.bindings), 'port')}")
 
@@ -99,8 +99,9 @@ def _close(settings: Settings) -> None:
     No record is left of it: an empty document that nobody wrote must not count as accepted.
     """
     with Nft() as nft:
-        if nft.observe() is not None:
+        reconciler = Reconciler(nft, Forgetful(), managed=settings.managed_interfaces)
+        if reconciler.enforces_something():
             write("the rules that are there stay")
             return
-        Reconciler(nft, Forgetful(), managed=settings.managed_interfaces).apply(State(), {})
+        reconciler.apply(State(), {})
     write(f"closed: {', '.join(settings.managed_interfaces) or 'nothing is managed'}")

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 
-from secgroupd.core.compiler import Binding
+from secgroupd.core.draft import Binding
 from secgroupd.core.model import PROTOCOL_NUMBERS, Address
 from secgroupd.core.tracked import Inbound, Judge
 from secgroupd.reconcile import Proposal

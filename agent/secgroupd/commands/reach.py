@@ -10,7 +10,7 @@ from secgroupd.commands.arguments import Verbs, add_document, add_json, add_verb
 from secgroupd.commands.documents import load_settings, read, read_file
 from secgroupd.commands.explain import answer_as_json, service
 from secgroupd.commands.output import WIDTH, counted, fitted, write, write_json
-from secgroupd.core.compiler import Binding
+from secgroupd.core.draft import Binding
 from secgroupd.core.model import Action, State
 from secgroupd.core.policy import Policy
 from secgroupd.core.questions import Expectation, answers, parse_tests

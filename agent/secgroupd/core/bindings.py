@@ -7,7 +7,8 @@ nobody gets it, and the link stays closed if it is managed.
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from secgroupd.core.compiler import Binding
+from secgroupd.core.compiler import Bridging
+from secgroupd.core.draft import Binding
 from secgroupd.core.model import Port
 from secgroupd.core.policy import Policy
 from secgroupd.core.ruleset import quotable
@@ -22,7 +23,8 @@ class Link:
     """A network interface of this host.
 
     ``mac`` is lower case with colons, None for links without one. ``master`` is the index of the
-    bridge or bond that the link is a port of.
+    bridge, bond or other link that this one is a port of, and ``member_of`` the kind of that, as the
+    kernel calls it (``bridge``, ``bond``, ``vrf``, ``openvswitch``).
     """
 
     name: str
@@ -31,6 +33,7 @@ class Link:
     mac: str | None = None
     master: int | None = None
     up: bool = False
+    member_of: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,23 +49,40 @@ class Bound:
     waiting: Mapping[str, str]
 
 
-def bind(policy: Policy, host_id: str, links: Iterable[Link]) -> Bound:
+ROUTED = frozenset({None, "vrf"})
+"""Kinds of master whose members' packets are routed by the host under the members' own names."""
+
+NO_TRACKING = "is on a bridge, and this kernel does not track bridged connections"
+UNENFORCEABLE: Mapping[Bridging, str] = {
+    Bridging.CLOSED: f"{NO_TRACKING} (module nf_conntrack_bridge): it is closed",
+    Bridging.NONE: f"{NO_TRACKING}, nor can it close the port (nf_tables for bridges): IT IS OPEN",
+}
+"""Why a port on a bridge waits."""
+
+
+def bind(
+    policy: Policy, host_id: str, links: Iterable[Link], bridging: Bridging = Bridging.FULL
+) -> Bound:
     """Find the interfaces of the ports that live on this host.
 
     Args:
         policy: the resolved document.
         host_id: what the document calls this host.
         links: every link of the host.
+        bridging: what the kernel can do for ports on a bridge; where it cannot track their
+            connections, they are bound, so that they are closed, and wait.
 
     Returns:
         The same for equal arguments, whatever the order of the links.
     """
-    return _Binder(sorted(links, key=lambda link: link.index), host_id).bind(policy)
+    return _Binder(sorted(links, key=lambda link: link.index), host_id, bridging).bind(policy)
 
 
 class _Binder:
-    def __init__(self, links: Sequence[Link], host_id: str) -> None:
+    def __init__(self, links: Sequence[Link], host_id: str, bridging: Bridging) -> None:
         self._host_id = host_id
+        self._bridging = bridging
+        self._names = {link.index: link.name for link in links}
         self._by_name = {link.name: link for link in links}
         self._by_alias: dict[str, list[Link]] = {}
         self._by_mac: dict[str, list[Link]] = {}
@@ -90,7 +110,7 @@ class _Binder:
             return self._named(port.interface)
         links = self._candidates(port)
         if len(links) == 1:
-            return _binding(links[0]), None
+            return self._on(links[0])
         if links:
             names = ", ".join(link.name for link in links)
             return None, f"more than one interface fits: {names}"
@@ -102,10 +122,24 @@ class _Binder:
     def _named(self, interface: str) -> tuple[Binding | None, str | None]:
         link = self._by_name.get(interface)
         if link is not None:
-            return _binding(link), None
+            return self._on(link)
         reason = f"there is no interface {interface}"
         # A name that no rule can say is matched by index, which only a link that is there has.
         return (Binding(interface) if quotable(interface) else None), reason
+
+    def _on(self, link: Link) -> tuple[Binding, str | None]:
+        """Return the binding to a link, and why it does not do, if so."""
+        index = None if quotable(link.name) else link.index
+        if link.member_of in ROUTED:
+            return Binding(link.name, index), None
+        master = self._names.get(link.master or 0, f"link {link.master}")
+        if link.member_of == "bridge":
+            reason = UNENFORCEABLE.get(self._bridging)
+            return Binding(link.name, index, master), reason and f"{link.name} {reason}"
+        kind = link.member_of
+        return Binding(link.name, index), (
+            f"{link.name} belongs to {master} ({kind}), so that no rule of nftables sees its packets"
+        )
 
     def _candidates(self, port: Port) -> Sequence[Link]:
         if found := self._by_alias.get(port.id):
@@ -115,10 +149,6 @@ class _Binder:
         taps = LIBVIRT_FIRST_BYTE + port.mac_address[2:]
         macs = dict.fromkeys((port.mac_address, taps))
         return [link for mac in macs for link in self._by_mac.get(mac, ())]
-
-
-def _binding(link: Link) -> Binding:
-    return Binding(link.name, None if quotable(link.name) else link.index)
 
 
 def _without_rivals(wanted: Mapping[str, Binding], waiting: Mapping[str, str]) -> Bound:

@@ -19,11 +19,13 @@ about to leave into one. In both:
 Ports may be closed, never forgotten: each miss of a map ends in a drop.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import Enum
 
-from secgroupd.core import names
-from secgroupd.core.model import Clearing, Direction, Family, Port, Timeout
+from secgroupd.core import names, sourcechains
+from secgroupd.core.draft import Binding, Draft, InterfaceMap, LocalPort
+from secgroupd.core.model import Clearing, Direction, Family, Timeout
 from secgroupd.core.peers import Basis, Entry, Judge, PeerSets, simplified
 from secgroupd.core.policy import OrderedRule, Policy, Profile
 from secgroupd.core.ruleset import (
@@ -34,11 +36,8 @@ from secgroupd.core.ruleset import (
     Ruleset,
     Set,
     box,
-    capacity,
     content_digest,
     digest,
-    index_key,
-    interface_key,
     quotable,
 )
 from secgroupd.core.services import (
@@ -49,7 +48,8 @@ from secgroupd.core.services import (
     icmp_protocol,
     partition,
 )
-from secgroupd.core.verdict import MLD_TYPES, ND_TYPES, ROUTER_TYPES
+from secgroupd.core.verdict import ICMP_ROUTER_TYPES, MLD_TYPES, ND_TYPES, ROUTER_TYPES
+from secgroupd.core.zones import zones
 
 FROM_PORT_HOOK = Hook("prerouting", -150)
 """After conntrack (-200), before destination NAT (-100): packets as the instance sent them."""
@@ -71,7 +71,7 @@ POLICIES = {
 
 REPLY_TYPES = {
     Family.IPV4: {8: 0, 13: 14, 15: 16, 17: 18},
-    Family.IPV6: {128: 129},
+    Family.IPV6: {128: 129, 139: 140},
 }
 """ICMP types that open a tracked connection, with the type of their replies."""
 
@@ -95,12 +95,18 @@ class Generations:
         return self.minimum.get(port_id, self.newest)
 
 
-@dataclass(frozen=True, slots=True)
-class Binding:
-    """The interface that carries a port here; its index is needed only for unquotable names."""
+class Bridging(Enum):
+    """What this kernel can do for ports on a Linux bridge."""
 
-    interface: str
-    index: int | None = None
+    FULL = "full"
+    CLOSED = "no connection tracking"
+    """Bridge tables without connection tracking: ports on a bridge are closed."""
+    NONE = "no bridge tables"
+    """Nothing at all: frames between the ports of a bridge pass whatever the rules say."""
+
+
+FAMILIES = ("inet", "bridge", "arp")
+"""The families in which there may be a table: routed ports, ports on bridges, ARP of routed ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,23 +121,60 @@ class Host:
     managed: tuple[str, ...] = ("tap*", "vnet*")
     timeouts: Mapping[Timeout, int] = field(default_factory=dict)
     """Seconds; what is not named keeps the kernel's own, as do connections of no port."""
+    bridging: Bridging = Bridging.FULL
 
 
-def compile_ruleset(
-    policy: Policy, host: Host, generations: Generations, family: str = "inet"
-) -> Ruleset:
-    """Compile the complete table for a host.
+def compile_host(policy: Policy, host: Host, generations: Generations) -> Mapping[str, Ruleset]:
+    """Compile the tables for a host, by family.
 
     Args:
         policy: the resolved document.
         host: the ports that live here, and which interfaces are closed by default.
         generations: which stamps are fresh.
-        family: the nftables family of the table.
 
     Returns:
-        A ruleset that is equal, to the byte, for equal arguments.
+        Rulesets that are equal, to the byte, for equal arguments. ``inet`` is always there; so is
+        ``bridge`` where the kernel takes it, if only to keep closed what may be plugged into a
+        bridge any moment. ``arp`` is there for routed ports with a source check.
     """
-    return _Compiler(policy, host, generations).ruleset(family)
+    tables = {"inet": compile_ruleset(policy, host, generations)}
+    if host.bridging is not Bridging.NONE:
+        tables["bridge"] = compile_ruleset(policy, host, generations, "bridge")
+    arp = Draft("arp")
+    routed = [(p, b) for p, b in _local(policy, host, "inet") if p.port_security_enabled]
+    if any(p.source_check for p, _ in routed):
+        sourcechains.add_raw_hooks(arp, sourcechains.add_checks(arp, routed), None)
+        tables["arp"] = arp.ruleset({})
+    return tables
+
+
+def compile_ruleset(
+    policy: Policy, host: Host, generations: Generations, family: str = "inet"
+) -> Ruleset:
+    """Compile the table of one family: ``inet`` for routed ports, ``bridge`` for those on bridges."""
+    return _Compiler(policy, host, generations, Draft(family)).ruleset()
+
+
+def _local(policy: Policy, host: Host, family: str) -> list[LocalPort]:
+    """Return the ports that a family's table judges, in order."""
+    return [
+        (policy.ports[port_id], host.bindings[port_id])
+        for port_id in sorted(host.bindings)
+        if (host.bindings[port_id].bridge is not None) == (family == "bridge")
+    ]
+
+
+@dataclass(slots=True)
+class _Maps:
+    """The maps that lead from an interface to its port's chains."""
+
+    ports_from: InterfaceMap
+    ports_to: InterfaceMap
+    live: InterfaceMap
+
+    def ports(self, side: str) -> InterfaceMap:
+        """Return the map for packets from ports (``i``) or to them (``o``)."""
+        return self.ports_from if side == "i" else self.ports_to
 
 
 @dataclass(slots=True)
@@ -139,104 +182,171 @@ class _Compiler:
     policy: Policy
     host: Host
     generations: Generations
-    chains: dict[str, Chain] = field(default_factory=dict)
-    sets: dict[str, Set] = field(default_factory=dict)
-    timeouts: dict[str, str] = field(default_factory=dict)
+    draft: Draft
     peers: PeerSets = field(init=False)
 
     def __post_init__(self) -> None:
         self.peers = PeerSets(self.policy)
 
-    def ruleset(self, family: str) -> Ruleset:
-        local = [self.policy.ports[port_id] for port_id in sorted(self.host.bindings)]
+    def ruleset(self) -> Ruleset:
+        local = _local(self.policy, self.host, self.draft.family)
+        if self._bridged and (not local or self.host.bridging is not Bridging.FULL):
+            # Tracking bridged connections concerns every bridge of the host: not without need.
+            self._closed()
+            return self.draft.ruleset({})
+        judged = [(port, binding) for port, binding in local if port.port_security_enabled]
         maps = self._dispatch(local)
-        judged = {self.policy.profile_of(p) for p in local if p.port_security_enabled}
-        for profile in sorted(judged, key=lambda p: (p.vpc_id, p.groups)):
+        profiles = {self.policy.profile_of(port) for port, _ in judged}
+        for profile in sorted(profiles, key=lambda p: (p.vpc_id, p.groups)):
             self._profile(profile, maps)
-        self._shared(local)
-        self._base(maps)
-        return Ruleset(family, self.chains, {**self.sets, **self.peers.sets}, self.timeouts)
+        self._shared(judged)
+        self._raw(judged)
+        self._base(maps, self._guards(judged))
+        return self.draft.ruleset(self.peers.sets)
+
+    @property
+    def _bridged(self) -> bool:
+        return self.draft.family == "bridge"
 
     @property
     def _trusting(self) -> bool:
         """Whether a fresh stamp spares a packet the rules."""
         return self.generations.mode is Clearing.DOCUMENTED
 
-    def _chain(
-        self, name: str, lines: Iterable[str], origin: str = "", hook: Hook | None = None
-    ) -> str:
-        self.chains[name] = Chain(name, tuple(NftRule(line, origin) for line in lines), hook)
-        return name
-
-    def _put_set(self, new: Set) -> str:
-        self.sets[new.name] = new
-        return new.name
-
     # -- interfaces -------------------------------------------------------------------------
 
-    def _dispatch(self, local: Iterable[Port]) -> dict[str, str]:
-        """Make the maps from interfaces to chains; return their names by purpose."""
-        found: dict[str, dict[bytes, str]] = {}
-        for port in local:
-            binding = self.host.bindings[port.id]
-            verdicts = self._verdicts(port)
-            if quotable(binding.interface):
-                key, suffix = interface_key(binding.interface), ""
-            elif binding.index is not None:
-                key, suffix = index_key(binding.index), "_index"
+    def _dispatch(self, local: Iterable[LocalPort]) -> _Maps:
+        """Make the maps from interfaces to chains."""
+        found: dict[str, dict[Binding, str]] = {"ports_from": {}, "ports_to": {}, "live": {}}
+        for port, binding in local:
+            if not port.port_security_enabled:
+                verdicts = {"ports_from": "accept", "ports_to": "accept"}
             else:
-                continue
+                stem = names.profile_digest(self.policy.profile_of(port))
+                minimum = names.generation(self.generations.of(port.id))
+                verdicts = {
+                    "ports_from": f"goto from_{stem}",
+                    "ports_to": f"goto to_{stem}",
+                    "live": f"jump {minimum}",
+                }
             for purpose, verdict in verdicts.items():
-                found.setdefault(purpose + suffix, {})[key] = verdict
-        named = {}
-        for purpose in ("ports_from", "ports_to", "live", *sorted(found)):
-            elements = found.get(purpose, {})
-            size = capacity(max(len(elements), 1000))
-            key_type = Key.INDEX if purpose.endswith("_index") else Key.INTERFACE
-            named[purpose] = self._put_set(
-                Set(f"{purpose}_{size}", key_type, elements, is_map=True, size=size, origin="ports")
-            )
-        return named
+                found[purpose][binding] = verdict
+        for binding in self.host.bindings.values():
+            # Names that no rule can say are closed in the other family's table by index.
+            if not quotable(binding.interface):
+                for purpose in ("ports_from", "ports_to"):
+                    found[purpose].setdefault(binding, f"goto {names.CLOSED}")
+        return _Maps(*(self.draft.interface_map(name, v) for name, v in found.items()))
 
-    def _verdicts(self, port: Port) -> dict[str, str]:
-        if not port.port_security_enabled:
-            return {"ports_from": "accept", "ports_to": "accept"}
-        stem = names.profile_digest(self.policy.profile_of(port))
-        minimum = names.generation(self.generations.of(port.id))
-        return {
-            "ports_from": f"goto from_{stem}",
-            "ports_to": f"goto to_{stem}",
-            "live": f"jump {minimum}",
-        }
+    def _closed(self) -> None:
+        """Make a table that only closes: what is managed, and what ports of the document claim."""
+        self.draft.chain(names.CLOSED, ["counter drop"])
+        for base, hook, side in _SIDES:
+            self.draft.chain(base, self._closing(side), hook=hook)
+
+    def _closing(self, side: str) -> list[str]:
+        """Return lines that close managed interfaces and those that ports of the document claim.
+
+        A claimed interface comes here when it is judged in another family's table, or when the map
+        misses for a moment: kernels before 6.12.48 can miss a key whose verdict is being replaced.
+        """
+        managed = self.host.managed
+        lines = [f"{side}ifname {_pattern(name)} goto {names.CLOSED}" for name in managed]
+        claimed = [b for b in self.host.bindings.values() if not _covered(b.interface, managed)]
+        if any(quotable(binding.interface) for binding in claimed):
+            name = self.draft.interface_set("claimed", claimed)
+            lines.append(f"{side}ifname @{name} goto {names.CLOSED}")
+        by_index = {b: f"goto {names.CLOSED}" for b in claimed if not quotable(b.interface)}
+        if self._bridged and by_index:
+            lines += self.draft.interface_map("claimed_by_index", by_index).lines(side)
+        return lines
+
+    def _raw(self, judged: Sequence[LocalPort]) -> None:
+        """Make what comes before connection tracking: the source check, and zones."""
+        checks = sourcechains.add_checks(self.draft, judged)
+        sourcechains.add_raw_hooks(
+            self.draft, checks, sourcechains.add_zones(self.draft, self._zones())
+        )
+
+    def _zones(self) -> dict[Binding, int]:
+        """Return the interfaces whose packets are tracked in a zone other than the host's own.
+
+        Besides ports: their VPC's uplinks, and bridges all of whose ports are in one zone, for what
+        comes from the rest of such a bridge, and what the host sends into it.
+        """
+        by_vpc = zones(self.policy)
+        found: dict[Binding, int] = {}
+        on_bridge: dict[str, set[int]] = {}
+        for port_id, binding in self.host.bindings.items():
+            number = by_vpc[self.policy.ports[port_id].vpc_id]
+            if binding.bridge is not None:
+                on_bridge.setdefault(binding.bridge, set()).add(number)
+            if number and (binding.bridge is not None) == self._bridged:
+                found[binding] = number
+        for bridge, numbers in on_bridge.items():
+            if len(numbers) == 1 and numbers != {0}:
+                found[Binding(bridge)] = numbers.pop()
+        for vpc in self.policy.state.vpcs:
+            if number := by_vpc[vpc.id]:
+                found |= {Binding(uplink): number for uplink in vpc.uplinks}
+        return found
+
+    def _guards(self, judged: Sequence[LocalPort]) -> list[str]:
+        """Return lines that keep from a bridge's port what is not meant for it.
+
+        A bridge floods frames whose destination it has not learned. Such a copy must neither be
+        judged by the rules of a port that it is not meant for, nor stamp its connection there.
+        """
+        if not self._bridged:
+            return []
+        stray = self.draft.chain(names.STRAY, ["counter drop"])
+        tagged = {binding: f"goto {names.STRANGE}" for _, binding in judged}
+        strays = {b: f"goto {stray}" for p, b in judged if sourcechains.stationed(p, b)}
+        for port, binding in judged:
+            if port.source_check and binding not in strays:
+                strays[binding] = f"jump {sourcechains.add_home(self.draft, port)}"
+        stations = sourcechains.add_stations(self.draft, judged)
+        unicast = "ether daddr and 01:00:00:00:00:00 == 00:00:00:00:00:00"
+        unknown = f"{unicast} oifname . ether daddr != @{stations} "
+        return [
+            *self.draft.interface_map("access", tagged).lines("o", "ether type { 8021q, 8021ad } "),
+            *self.draft.interface_map("strays", strays).lines("o", unknown),
+        ]
 
     # -- the shared skeleton ----------------------------------------------------------------
 
-    def _shared(self, local: Iterable[Port]) -> None:
+    def _shared(self, judged: Sequence[LocalPort]) -> None:
         g = self.generations
         stamp = f"ct mark set ct mark and 0x{JUDGED_OUT:08x} or 0x{g.current:x}"
         limits = self._limits()
-        self._chain(names.OK_IN, [*limits, stamp, "accept"])
-        self._chain(names.OK_OUT, [*limits, f"ct mark set ct mark or 0x{JUDGED_OUT:08x}", "accept"])
+        self.draft.chain(names.OK_IN, [*limits, stamp, "accept"])
+        self.draft.chain(
+            names.OK_OUT, [*limits, f"ct mark set ct mark or 0x{JUDGED_OUT:08x}", "accept"]
+        )
         # With strict clearing, ICMP errors about a connection end when its packets do.
         forget = [] if self._trusting else ["ct mark set 0"]
         for name in (names.DENY_IN, names.DENY_OUT):
-            self._chain(name, [*forget, "counter drop"])
-        self._chain(names.CLOSED, ["counter drop"])
-        self._put_set(Set(names.ADOPTING, Key.INTERFACE, {}, size=65536, timeout=True))
-        self._chain(names.MIDSTREAM, [f"iifname @{names.ADOPTING} return", "counter drop"])
+            self.draft.chain(name, [*forget, "counter drop"])
+        self.draft.chain(names.CLOSED, ["counter drop"])
+        self.draft.put(Set(names.ADOPTING, Key.INTERFACE, {}, size=65536, timeout=True))
+        self.draft.chain(names.MIDSTREAM, [f"iifname @{names.ADOPTING} return", "counter drop"])
         types_in = ", ".join(str(t) for t in sorted(ND_TYPES | MLD_TYPES))
         types_out = ", ".join(str(t) for t in sorted((ND_TYPES | MLD_TYPES) - ROUTER_TYPES))
         all_types = f"meta l4proto ipv6-icmp icmpv6 type {{ {types_in} }}"
-        self._chain(names.LINK_IN, [f"{all_types} accept"])
-        self._chain(
+        arp_in = ["ether type arp accept"] if self._bridged else []
+        arp_out = [f"ether type {{ arp, {sourcechains.RARP} }} accept"] if self._bridged else []
+        self.draft.chain(names.LINK_IN, [*arp_in, f"{all_types} accept"])
+        self.draft.chain(
             names.LINK_OUT,
             [
+                *arp_out,
+                *sourcechains.add_nd_checks(self.draft, judged),
                 f"meta l4proto ipv6-icmp icmpv6 type {{ {types_out} }} accept",
                 f"{all_types} goto {names.DENY_OUT}",
             ],
         )
-        for number in {g.of(port.id) for port in local if port.port_security_enabled}:
-            self._chain(
+        for number in {g.of(port.id) for port, _ in judged}:
+            self.draft.chain(
                 names.generation(number),
                 [f"ct mark and 0x{GENERATION_MASK:08x} >= 0x{number:x} goto {names.OK_IN}"],
             )
@@ -255,77 +365,49 @@ class _Compiler:
                 word = _ip_word(family)
                 body = f"protocol {protocol}; l3proto {word}; policy = {{ {policy} }};"
                 name = f"t{family.version}_{protocol}_{digest(body)}"
-                self.timeouts[name] = body
+                self.draft.timeouts[name] = body
                 lines.append(
                     f"ct state new meta protocol {word} meta l4proto {protocol} "
                     f'ct timeout set "{name}"'
                 )
         return lines
 
-    def _base(self, maps: Mapping[str, str]) -> None:
+    def _base(self, maps: _Maps, guards: Sequence[str]) -> None:
         # Nothing is stamped later than now: where the newest minimum is now, fresh means equal,
         # which costs the kernel half of what an order does.
         g = self.generations
         order = "==" if g.newest == g.current else ">="
         fresh_in = f"ct mark and 0x{GENERATION_MASK:08x} {order} 0x{g.newest:x} accept"
         judged_out = f"ct mark and 0x{JUDGED_OUT:08x} != 0x0 accept"
-        self._chain(
+        self.draft.chain(
             names.KNOWN_FROM,
             [f"ct direction original {judged_out}", f"ct direction reply {fresh_in}"],
         )
-        self._chain(
+        self.draft.chain(
             names.KNOWN_TO,
             [f"ct direction original {fresh_in}", f"ct direction reply {judged_out}"],
         )
-        for base, hook, known, side in (
-            (names.FROM_PORT, FROM_PORT_HOOK, names.KNOWN_FROM, "i"),
-            (names.TO_PORT, TO_PORT_HOOK, names.KNOWN_TO, "o"),
-        ):
-            purpose = "ports_from" if side == "i" else "ports_to"
-            lines = [f"ct state established jump {known}"] if self._trusting else []
-            if f"{purpose}_index" in maps:
-                lines.append(f"{side}if vmap @{maps[f'{purpose}_index']}")
-            lines.append(f"{side}ifname vmap @{maps[purpose]}")
-            lines += [
-                f"{side}ifname {_pattern(name)} goto {names.CLOSED}" for name in self.host.managed
-            ]
-            self._chain(base, [*lines, *self._claimed(side)], hook=hook)
+        for base, hook, side in _SIDES:
+            known = names.KNOWN_FROM if side == "i" else names.KNOWN_TO
+            lines = list(guards) if side == "o" else []
+            lines += [f"ct state established jump {known}"] if self._trusting else []
+            lines += maps.ports(side).lines(side)
+            self.draft.chain(base, [*lines, *self._closing(side)], hook=hook)
             related = names.RELATED_FROM if side == "i" else names.RELATED_TO
             judged_again = "reply" if side == "i" else "original"
-            self._chain(
+            self.draft.chain(
                 related,
                 [
                     "meta l4proto != { icmp, ipv6-icmp } return",
                     f"jump {known}",
-                    *(f"ct direction {judged_again} {line}" for line in self._live(side, maps)),
+                    *(f"ct direction {judged_again} {line}" for line in maps.live.lines(side)),
                     f"goto {names.DENY_OUT if side == 'i' else names.DENY_IN}",
                 ],
             )
 
-    def _live(self, side: str, maps: Mapping[str, str]) -> list[str]:
-        """Return lines that accept and stamp a connection not older than its port's minimum."""
-        by_index = [f"{side}if vmap @{maps['live_index']}"] if "live_index" in maps else []
-        return [*by_index, f"{side}ifname vmap @{maps['live']}"]
-
-    def _claimed(self, side: str) -> list[str]:
-        """Close claimed interfaces that no pattern covers, should the map miss for a moment.
-
-        Kernels before 6.12.48 can miss a key whose verdict is being replaced.
-        """
-        claimed = {
-            interface_key(b.interface): ""
-            for b in self.host.bindings.values()
-            if quotable(b.interface) and not _covered(b.interface, self.host.managed)
-        }
-        if not claimed:
-            return []
-        size = capacity(max(len(claimed), 1000))
-        name = self._put_set(Set(f"claimed_{size}", Key.INTERFACE, claimed, size=size))
-        return [f"{side}ifname @{name} goto {names.CLOSED}"]
-
     # -- profiles ---------------------------------------------------------------------------
 
-    def _profile(self, profile: Profile, maps: Mapping[str, str]) -> None:
+    def _profile(self, profile: Profile, maps: _Maps) -> None:
         stem = names.profile_digest(profile)
         origin = "security groups " + ", ".join(profile.groups)
         judging = {
@@ -357,7 +439,7 @@ class _Compiler:
         self,
         scope: "_HookScope",
         judging: Mapping[Direction, "_Judging"],
-        maps: Mapping[str, str],
+        maps: _Maps,
     ) -> None:
         """Make the chains at one hook: towards the ports for ingress, from them for egress.
 
@@ -368,14 +450,18 @@ class _Compiler:
         own = judging[scope.direction]
         others = judging[Direction.EGRESS if inbound else Direction.INGRESS]
         deny = f"goto {names.DENY_IN if inbound else names.DENY_OUT}"
-        known = self._live("i", maps) if self._trusting and not inbound else []
-        replied = self._chain(f"{side}_reply_{stem}", [*known, *others.reply, deny], origin)
+        known = maps.live.lines("i") if self._trusting and not inbound else []
+        replied = self.draft.chain(f"{side}_reply_{stem}", [*known, *others.reply, deny], origin)
         link = names.LINK_IN if inbound else names.LINK_OUT
-        odd = self._chain(f"{side}_odd_{stem}", [f"jump {link}", *own.untracked, deny], origin)
-        established = [f"ct state established {line}" for line in self._live("o", maps)]
-        seen = self._chain(
+        odd = self.draft.chain(f"{side}_odd_{stem}", [f"jump {link}", *own.untracked, deny], origin)
+        established = [f"ct state established {line}" for line in maps.live.lines("o")]
+        # Related to a connection or not: a port is no router.
+        types = ", ".join(str(kind) for kind in sorted(ICMP_ROUTER_TYPES))
+        no_router = [] if inbound else [f"icmp type {{ {types} }} {deny}"]
+        seen = self.draft.chain(
             f"{side}_seen_{stem}",
             [
+                *no_router,
                 f"ct state invalid,untracked goto {odd}",
                 f"ct state related jump {names.RELATED_TO if inbound else names.RELATED_FROM}",
                 f"ct direction reply goto {replied}",
@@ -387,7 +473,7 @@ class _Compiler:
         )
         syn_only = f"tcp flags & (fin | syn | rst | ack) != syn jump {names.MIDSTREAM}"
         first = [] if inbound else [syn_only]
-        self._chain(
+        self.draft.chain(
             f"{side}_{stem}", [f"ct state != new goto {seen}", *first, *own.first, deny], origin
         )
 
@@ -407,7 +493,7 @@ class _Compiler:
         self, letter: str, key: Key, elements: Mapping[bytes, str], origin: str
     ) -> str:
         name = f"{letter}_{content_digest(elements)}"
-        return self._put_set(Set(name, key, elements, is_map=True, origin=origin))
+        return self.draft.put(Set(name, key, elements, is_map=True, origin=origin))
 
     def _icmp_chains(self, scope: "_Scope", boxes: Iterable[Box]) -> str:
         """Make the maps from ICMP type and code to classes, for first packets and for replies."""
@@ -421,10 +507,10 @@ class _Compiler:
         lookup = f"{word} type . {word} code vmap"
         reply_map, own_map = self._icmp_map(scope, replies), self._icmp_map(scope, boxes)
         deny = scope.judge.deny
-        replied = self._chain(
+        replied = self.draft.chain(
             f"icmp_reply_{scope.stem}", [f"{lookup} @{reply_map}", deny], scope.origin
         )
-        return self._chain(
+        return self.draft.chain(
             f"icmp_{scope.stem}",
             [f"ct direction reply goto {replied}", f"{lookup} @{own_map}", deny],
             scope.origin,
@@ -468,11 +554,14 @@ class _Compiler:
         if service.link_service is not None:
             allow = service.link_service is LinkService.DHCP_ALLOW
             verdict = judge.allow if allow else judge.deny
-            lines = (NftRule(f"udp sport {service.source_port} {verdict}", scope.origin), *lines)
+            # A reply has the conversation's source port as its destination.
+            ends = ("original udp sport", "reply udp dport")
+            texts = (f"ct direction {end} {service.source_port} {verdict}" for end in ends)
+            lines = (*(NftRule(text, scope.origin) for text in texts), *lines)
         if len(lines) == 1:
             return lines[0].text
         name = f"c_{scope.class_digest(service)}"
-        self.chains.setdefault(name, Chain(name, lines))
+        self.draft.chains.setdefault(name, Chain(name, lines))
         return f"goto {name}"
 
 
@@ -483,6 +572,10 @@ class _Judging:
     first: list[str] = field(default_factory=list)
     reply: list[str] = field(default_factory=list)
     untracked: list[str] = field(default_factory=list)
+
+
+_SIDES = ((names.FROM_PORT, FROM_PORT_HOOK, "i"), (names.TO_PORT, TO_PORT_HOOK, "o"))
+"""The two base chains that judge: name, hook, and which of a packet's interfaces is the port's."""
 
 
 @dataclass(frozen=True, slots=True)

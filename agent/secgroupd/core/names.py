@@ -31,6 +31,30 @@ MIDSTREAM = "midstream"
 LINK_IN = "link_in"
 LINK_OUT = "link_out"
 
+RAW_FROM = "raw_from"
+RAW_OUT = "raw_out"
+"""The base chains before connection tracking: source check, and zones."""
+
+CHECK = "check"
+CHECK_IP4 = "check_ip4"
+CHECK_IP6 = "check_ip6"
+CHECK_ARP = "check_arp"
+CHECK_RARP = "check_rarp"
+ND_CHECK = "nd_check"
+"""The source check, as far as ports share it."""
+
+SPOOFED = "spoofed"
+SPOOFS = "spoofs"
+"""Where what a port may not send as ends, and the set that counts it by interface."""
+
+UNTAGGED = "untagged"
+STRANGE = "strange"
+"""On bridges: only frames that rules can judge come from a port or reach one."""
+
+STRAY = "stray"
+HOME = "home"
+"""On bridges: unicast frames that are flooded to a port and meant for another one end here."""
+
 ADOPTING = "adopting"
 """Interfaces whose ports may, for a while, continue TCP connections that nobody has tracked."""
 
@@ -49,3 +73,8 @@ def towards(direction: Direction) -> str:
 def generation(number: int) -> str:
     """Return the chain that lets connections pass that were judged in a generation or later."""
     return f"gen_{number}"
+
+
+def zone(number: int) -> str:
+    """Return the chain that puts packets into a conntrack zone."""
+    return f"zone_{number}"

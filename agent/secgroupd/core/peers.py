@@ -50,8 +50,8 @@ Entry = tuple[Peer, Action]
 class Basis(Enum):
     """Which address is the peer's: the tracked connection's, or for the untrackable the packet's."""
 
-    CONNECTION = "ct original "
-    PACKET = ""
+    CONNECTION = "connection"
+    PACKET = "packet"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,14 +65,17 @@ class Judge:
 
     @property
     def address(self) -> str:
-        """The nft expression of the peer's address.
+        """The nft expression of the peer's address, as the port's instance sees it.
 
-        The connection's original tuple is the same in packets of both directions and knows no NAT
-        of the host, so that one chain judges first packets and packets judged again.
+        A connection's tuples are the same in packets of both directions, so that one chain judges
+        first packets and packets judged again: an originator called the original tuple's
+        destination, a responder answers to the reply tuple's, whatever the host's NAT made of it.
         """
         word = "ip" if self.family is Family.IPV4 else "ip6"
-        end = "saddr" if self.direction is Direction.INGRESS else "daddr"
-        return f"{self.basis.value}{word} {end}"
+        inbound = self.direction is Direction.INGRESS
+        if self.basis is Basis.PACKET:
+            return f"{word} {'saddr' if inbound else 'daddr'}"
+        return f"ct {'reply' if inbound else 'original'} {word} daddr"
 
     @property
     def allow(self) -> str:

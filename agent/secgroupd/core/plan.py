@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
-from secgroupd.core.ruleset import TABLE, Chain, Hook, Ruleset, Set, element_text, key_text
+from secgroupd.core.ruleset import TABLE, Chain, Hook, Ruleset, Set, element_text, key_text, padded
 
 ELEMENTS_A_LINE = 500
 """Elements in one command; a refused line then names few objects, and lines stay readable."""
@@ -77,14 +77,28 @@ class Plan:
         return tuple(part for part in (self.preparation, self.lines) if part)
 
     @property
-    def touched(self) -> frozenset[str]:
-        """The names of the chains and sets that the commands are about."""
+    def touched(self) -> frozenset[tuple[str, str]]:
+        """Family and name of each chain and set that the commands are about."""
         words = (line.text.split(maxsplit=5) for part in self.transactions for line in part)
-        return frozenset(parts[4] for parts in words if len(parts) > 4)
+        return frozenset((parts[2], parts[4]) for parts in words if len(parts) > 4)
 
     def text(self) -> str:
         """Return what is sent to the kernel, one command a line."""
         return "".join(f"{line.text}\n" for part in self.transactions for line in part)
+
+
+def combined(plans: Iterable[Plan]) -> Plan:
+    """Return one plan that does what several do, each to a table of its own."""
+    parts = tuple(plans)
+    return Plan(
+        tuple(line for plan in parts for line in plan.lines),
+        tuple(line for plan in parts for line in plan.preparation),
+    )
+
+
+def removal(family: str) -> Plan:
+    """Return the plan that removes the table of a family."""
+    return Plan((Line(f"delete table {family} {TABLE}"),))
 
 
 def expected(ruleset: Ruleset) -> Observed:
@@ -97,7 +111,7 @@ def expected(ruleset: Ruleset) -> Observed:
 
 
 def _expected_set(one: Set) -> ObservedSet:
-    length = sum((field + 3) // 4 * 4 for field in one.key.value.fields)
+    length = sum(padded(field) for field in one.key.value.fields)
     return ObservedSet(
         length, one.is_map, one.key.value.interval, one.timeout, one.size, one.elements
     )
@@ -112,22 +126,22 @@ def diff(desired: Ruleset, observed: Observed | None) -> Plan:
 
     Returns:
         A plan whose commit makes ``expected(desired)`` true; an empty one when it is already. A set
-        or base chain that is declared otherwise is made anew, for which every chain is filled
-        anew. The table itself is never deleted: a packet that is under way would find its maps
-        empty, and be lost.
+        or chain that is declared otherwise is made anew, for which every chain is filled anew. The
+        table itself is never deleted: a packet that is under way would find its maps empty, and
+        be lost.
     """
     if observed is None:
         table = Line(f"add table {desired.family} {TABLE}")
         fresh = _Difference(desired, Observed({}, {})).plan()
         return Plan(fresh.lines, (table, *fresh.preparation))
-    reshaped = {name for name, there in observed.sets.items() if _reshaped(desired, name, there)}
-    rehooked = {
+    found = _Difference(desired, observed)
+    sets = {name for name, there in observed.sets.items() if _reshaped(desired, name, there)}
+    chains = {
         name
         for name, there in observed.chains.items()
         if name in desired.chains and desired.chains[name].hook != there.hook
     }
-    found = _Difference(desired, observed)
-    return found.replacing(reshaped, rehooked) if reshaped or rehooked else found.plan()
+    return found.repair(sets, chains) if sets or chains else found.plan()
 
 
 def _reshaped(desired: Ruleset, name: str, there: ObservedSet) -> bool:
@@ -142,6 +156,12 @@ def _reshaped(desired: Ruleset, name: str, there: ObservedSet) -> bool:
         there.timeout,
         there.size,
     )
+
+
+def _leading(sets: Mapping[str, Set | ObservedSet], chains: AbstractSet[str]) -> set[str]:
+    """Return the names of the maps that have an element which leads to one of some chains."""
+    verdicts = {f"{word} {name}" for name in chains for word in ("goto", "jump")}
+    return {name for name, one in sets.items() if not verdicts.isdisjoint(one.elements.values())}
 
 
 def _chunks(texts: Iterable[str]) -> Iterable[str]:
@@ -166,43 +186,49 @@ class _Difference:
 
     def plan(self) -> Plan:
         new_sets = sorted(self.desired.sets.keys() - self.observed.sets.keys())
-        new_chains = sorted(
-            name
-            for name in self.desired.chains.keys() - self.observed.chains.keys()
-            if self.desired.chains[name].hook is None
-        )
+        new_chains = self._unhooked(self.desired.chains.keys() - self.observed.chains.keys())
         made = (*self._make(new_sets, new_chains),)
         changed = (*self._change(), *self._remove())
         if any(self.desired.sets[name].key.value.interval for name in new_sets):
             return Plan(changed, made)
         return Plan((*made, *changed))
 
-    def replacing(self, sets: AbstractSet[str], hooks: AbstractSet[str]) -> Plan:
-        """Make some sets and base chains anew under their names; every chain is filled anew."""
-        new_sets = sorted(self.desired.sets.keys() - self.observed.sets.keys())
-        new_chains = sorted(self.desired.chains.keys() - self.observed.chains.keys())
-        unhooked = [name for name in new_chains if self.desired.chains[name].hook is None]
-        old = self.observed
-        lines = [Line(f"flush chain {self.table} {name}") for name in sorted(old.chains)]
-        for name in sorted(sets):
-            kind = "map" if old.sets[name].is_map else "set"
-            lines.append(Line(f"delete {kind} {self.table} {name}"))
-        lines += [Line(f"delete chain {self.table} {name}") for name in sorted(hooks)]
-        for name in sorted(sets):
-            one = self.desired.sets[name]
-            lines.append(Line(f"add {one.kind} {self.table} {name} {{ {one.declaration} }}"))
-        for name in sorted(sets):
-            lines += self._add(self.desired.sets[name], {})
-        emptied = {name: ObservedChain(c.hook, ()) for name, c in old.chains.items()}
-        emptied |= {name: ObservedChain(None, ()) for name in unhooked}
-        emptied = {name: chain for name, chain in emptied.items() if name not in hooks}
-        there = {name: one for name, one in old.sets.items() if name not in sets}
-        rest = _Difference(self.desired, Observed(emptied, there, old.timeouts))
-        lines += [*rest._change(), *rest._remove()]
-        preparation = [*self._declare(new_sets, unhooked)]
-        for name in new_sets:
+    def repair(self, sets: AbstractSet[str], chains: AbstractSet[str]) -> Plan:
+        """Take away what is declared otherwise than desired; the rest is as if it had never been.
+
+        Maps that lead to a chain that is taken away go with it, or come only after it.
+        """
+        there = self.observed
+        undesired = there.sets.keys() - self.desired.sets.keys()
+        gone = undesired | sets | _leading(there.sets, chains)
+        missing = self.desired.sets.keys() - there.sets.keys()
+        early = sorted(missing - _leading(self.desired.sets, chains))
+        unhooked = self._unhooked(self.desired.chains.keys() - there.chains.keys())
+        preparation = [*self._declare(early, unhooked)]
+        for name in early:
             preparation += self._add(self.desired.sets[name], {})
+        emptied = {
+            name: ObservedChain(chain.hook, ())
+            for name, chain in there.chains.items()
+            if name not in chains
+        }
+        left = Observed(
+            emptied | dict.fromkeys(unhooked, ObservedChain(None, ())),
+            {name: one for name, one in there.sets.items() if name not in gone}
+            | {name: _expected_set(self.desired.sets[name]) for name in early},
+            there.timeouts | self.desired.timeouts.keys(),
+        )
+        lines = [Line(f"flush chain {self.table} {name}") for name in sorted(there.chains)]
+        for name in sorted(gone):
+            kind = "map" if there.sets[name].is_map else "set"
+            lines.append(Line(f"delete {kind} {self.table} {name}"))
+        lines += [Line(f"delete chain {self.table} {name}") for name in sorted(chains)]
+        for part in _Difference(self.desired, left).plan().transactions:
+            lines += part
         return Plan(tuple(lines), tuple(preparation))
+
+    def _unhooked(self, chains: Iterable[str]) -> list[str]:
+        return sorted(name for name in chains if self.desired.chains[name].hook is None)
 
     def _declare(self, sets: Iterable[str], chains: Iterable[str]) -> Iterator[Line]:
         for name in sorted(self.desired.timeouts.keys() - self.observed.timeouts):

@@ -20,13 +20,44 @@ NAME_LENGTH = 15
 """Longest interface name the kernel takes, in bytes (IFNAMSIZ less the closing NUL)."""
 
 
+class Part(Enum):
+    """One field of a key: how nft calls its type (or expression), and its length in bytes."""
+
+    NAME = ("ifname", 16)
+    INDEX = ("iface_index", 4)
+    MAC = ("ether_addr", 6)
+    IPV4 = ("ipv4_addr", 4)
+    IPV6 = ("ipv6_addr", 16)
+    SERVICE = ("inet_service", 2)
+    PROTOCOL = ("inet_proto", 1)
+    ICMP_TYPE = ("icmp_type", 1)
+    ICMP_CODE = ("icmp_code", 1)
+    ICMPV6_TYPE = ("icmpv6_type", 1)
+    ICMPV6_CODE = ("icmpv6_code", 1)
+    ND_TARGET = ("@th,64,128", 16)
+    """The target of a neighbour solicitation or advertisement, for which nft 1.0.6 has no name."""
+
+
 @dataclass(frozen=True, slots=True)
 class KeyShape:
-    """A key's nft type, the bytes of each field, and whether elements are intervals."""
+    """A key's fields, and whether elements are intervals."""
 
-    nft_type: str
-    fields: tuple[int, ...]
+    parts: tuple[Part, ...]
     interval: bool = False
+
+    @property
+    def fields(self) -> tuple[int, ...]:
+        """The bytes of each field."""
+        return tuple(part.value[1] for part in self.parts)
+
+    @property
+    def declaration(self) -> str:
+        """The key in a set's declaration."""
+        words = [part.value[0] for part in self.parts]
+        if Part.ND_TARGET in self.parts:
+            words = ["iifname" if word == "ifname" else word for word in words]
+            return f"typeof {' . '.join(words)}"
+        return f"type {' . '.join(words)}"
 
 
 class Key(Enum):
@@ -37,15 +68,19 @@ class Key(Enum):
     comes first: a look-up visits every element that matches the fields before the last.
     """
 
-    INTERFACE = KeyShape("ifname", (16,))
-    INDEX = KeyShape("iface_index", (4,))
-    IPV4 = KeyShape("ipv4_addr", (4,))
-    IPV6 = KeyShape("ipv6_addr", (16,))
-    SERVICE = KeyShape("inet_service . inet_proto", (2, 1), interval=True)
-    ICMP = KeyShape("icmp_type . icmp_code", (1, 1), interval=True)
-    ICMPV6 = KeyShape("icmpv6_type . icmpv6_code", (1, 1), interval=True)
-    NETWORK4 = KeyShape("ipv4_addr . inet_proto", (4, 1), interval=True)
-    NETWORK6 = KeyShape("ipv6_addr . inet_proto", (16, 1), interval=True)
+    INTERFACE = KeyShape((Part.NAME,))
+    INDEX = KeyShape((Part.INDEX,))
+    IPV4 = KeyShape((Part.IPV4,))
+    IPV6 = KeyShape((Part.IPV6,))
+    STATION = KeyShape((Part.NAME, Part.MAC))
+    SENDER4 = KeyShape((Part.NAME, Part.MAC, Part.IPV4))
+    SENDER6 = KeyShape((Part.NAME, Part.MAC, Part.IPV6))
+    TARGET = KeyShape((Part.NAME, Part.ND_TARGET))
+    SERVICE = KeyShape((Part.SERVICE, Part.PROTOCOL), interval=True)
+    ICMP = KeyShape((Part.ICMP_TYPE, Part.ICMP_CODE), interval=True)
+    ICMPV6 = KeyShape((Part.ICMPV6_TYPE, Part.ICMPV6_CODE), interval=True)
+    NETWORK4 = KeyShape((Part.IPV4, Part.PROTOCOL), interval=True)
+    NETWORK6 = KeyShape((Part.IPV6, Part.PROTOCOL), interval=True)
 
 
 def padded(length: int) -> int:
@@ -71,6 +106,11 @@ def interface_key(name: str) -> bytes:
     return name.encode().ljust(16, b"\0")
 
 
+def joined_key(*fields: bytes) -> bytes:
+    """Return the key of several fields, such as an interface's name and a MAC address."""
+    return b"".join(each.ljust(padded(len(each)), b"\0") for each in fields)
+
+
 def index_key(index: int) -> bytes:
     """Return the key of an interface index (the kernel keeps it in host byte order)."""
     return index.to_bytes(4, "little" if socket.htons(1) != 1 else "big")
@@ -92,34 +132,44 @@ def quoted(interface: str) -> str:
     return f'"{interface[:-1]}\\*"' if interface.endswith("*") else f'"{interface}"'
 
 
-def _address_text(raw: bytes) -> str:
-    return socket.inet_ntop(socket.AF_INET if len(raw) == 4 else socket.AF_INET6, raw)
+def _part_text(part: Part, raw: bytes) -> str:
+    match part:
+        case Part.NAME:
+            text = quoted(raw.rstrip(b"\0").decode())
+        case Part.INDEX:
+            text = str(int.from_bytes(raw, "little" if socket.htons(1) != 1 else "big"))
+        case Part.MAC:
+            text = raw.hex(":")
+        case Part.IPV4 | Part.IPV6:
+            text = socket.inet_ntop(socket.AF_INET if len(raw) == 4 else socket.AF_INET6, raw)
+        case Part.ND_TARGET:
+            text = f"0x{raw.hex()}"
+        case _:
+            text = str(int.from_bytes(raw, "big"))
+    return text
 
 
-def _field_text(length: int, raw: bytes) -> str:
-    return _address_text(raw) if length in {4, 16} else str(int.from_bytes(raw, "big"))
-
-
-def _range_text(length: int, first: bytes, last: bytes) -> str:
-    one, other = _field_text(length, first), _field_text(length, last)
+def _range_text(part: Part, first: bytes, last: bytes) -> str:
+    one, other = _part_text(part, first), _part_text(part, last)
     return one if one == other else f"{one}-{other}"
 
 
 def key_text(key: Key, raw: bytes) -> str:
     """Return an element's key as nft text."""
-    if key is Key.INTERFACE:
-        return quoted(raw.rstrip(b"\0").decode())
-    if key is Key.INDEX:
-        return str(int.from_bytes(raw, "little" if socket.htons(1) != 1 else "big"))
-    if not key.value.interval:
-        return _address_text(raw)
+    shape = key.value
+    if len(shape.parts) == 1:
+        return _part_text(shape.parts[0], raw)
     half = len(raw) // 2
     texts = []
     offset = 0
-    for length in key.value.fields:
+    for part in shape.parts:
+        length = part.value[1]
         first = raw[offset : offset + length]
-        last = raw[half + offset : half + offset + length]
-        texts.append(_range_text(length, first, last))
+        if shape.interval:
+            last = raw[half + offset : half + offset + length]
+            texts.append(_range_text(part, first, last))
+        else:
+            texts.append(_part_text(part, first))
         offset += padded(length)
     return " . ".join(texts)
 
@@ -170,7 +220,7 @@ class Set:
 
     ``elements`` maps keys to verdicts as nft writes them (``goto c_1``); in a set every verdict is
     empty. ``size`` is the capacity of a hash set. Elements of a set with ``timeout`` come and go by
-    themselves and are never compared.
+    themselves and are never compared. With ``counted``, each element counts its matches.
     """
 
     name: str
@@ -180,17 +230,20 @@ class Set:
     size: int | None = None
     timeout: bool = False
     origin: str = ""
+    counted: bool = False
 
     @property
     def declaration(self) -> str:
         """The body of the declaration, without elements."""
-        parts = [f"type {self.key.value.nft_type}{' : verdict' if self.is_map else ''};"]
+        parts = [f"{self.key.value.declaration}{' : verdict' if self.is_map else ''};"]
         if self.key.value.interval:
             parts.append("flags interval;")
         if self.timeout:
             parts.append("flags timeout;")
         if self.size is not None:
             parts.append(f"size {self.size};")
+        if self.counted:
+            parts.append("counter;")
         return " ".join(parts)
 
     @property

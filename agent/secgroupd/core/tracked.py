@@ -9,6 +9,10 @@ from secgroupd.core.compiler import GENERATION_MASK, Generations
 from secgroupd.core.model import Address, Direction, Port
 from secgroupd.core.policy import Policy
 from secgroupd.core.verdict import Decision, Packet, decide
+from secgroupd.core.zones import zones
+
+Place = tuple[int, bytes]
+"""Conntrack zone and address (as the kernel writes it) of one end of a connection."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +42,7 @@ class Connection:
     icmp_type: int = 0
     icmp_code: int = 0
     age: float | None = None
+    zone: int = 0
 
     @property
     def stamp(self) -> int:
@@ -67,21 +72,19 @@ class Judge:
     local: Iterable[str]
 
     @cached_property
-    def _by_address(self) -> Mapping[Address, Port]:
+    def _by_place(self) -> Mapping[Place, Port]:
+        by_vpc = zones(self.policy)
         return {
-            address: port
+            (by_vpc[port.vpc_id], address.packed): port
             for port_id in self.local
             if (port := self.policy.ports.get(port_id)) and port.port_security_enabled
             for address in port.private_ips
         }
 
     @cached_property
-    def minimums(self) -> Mapping[bytes, int]:
-        """By address, as the kernel writes it, the oldest generation that is fresh there."""
-        return {
-            address.packed: self.generations.of(port.id)
-            for address, port in self._by_address.items()
-        }
+    def minimums(self) -> Mapping[Place, int]:
+        """The oldest generation that is fresh at each place where a port of this host is."""
+        return {place: self.generations.of(port.id) for place, port in self._by_place.items()}
 
     @cached_property
     def _decisions(self) -> dict[tuple[str, Packet], Decision]:
@@ -90,13 +93,14 @@ class Judge:
     def inbound(self, connection: Connection) -> Inbound | None:
         """Return what becomes of a connection whose responder is a port here; else None.
 
-        The responder is who answers: the reply tuple's source, whatever address was asked for.
+        The responder is who answers: the reply tuple's source, whatever address was asked for; its
+        peer is whom it answers to.
         """
-        port = self._by_address.get(connection.reply.source)
+        port = self._by_place.get((connection.zone, connection.reply.source.packed))
         if port is None:
             return None
         packet = Packet(
-            peer=connection.original.source,
+            peer=connection.reply.destination,
             protocol=connection.protocol,
             dport=connection.reply.sport,
             icmp_type=connection.icmp_type,

@@ -22,6 +22,7 @@ from secgroupd.core.model import (
     family_of,
 )
 from secgroupd.core.policy import OrderedRule, Policy
+from secgroupd.core.sourcecheck import may_send
 
 ICMP_ECHO_REQUEST = 8
 ICMPV6_ECHO_REQUEST = 128
@@ -33,6 +34,9 @@ MLD_TYPES = frozenset({130, 131, 132, 143})
 ROUTER_TYPES = frozenset({134, 137})
 """Router advertisement and redirect: only routers may send them."""
 
+ICMP_ROUTER_TYPES = frozenset({5, 9})
+"""The same of ICMP: redirect (RFC 792) and router advertisement (RFC 1256)."""
+
 DHCP_PORTS = {Family.IPV4: (67, 68), Family.IPV6: (547, 546)}
 """(server, client) UDP ports of DHCP and DHCPv6."""
 
@@ -42,7 +46,8 @@ class Packet:
     """The first packet of a connection as a port meets it.
 
     ``peer`` is the address at the other end. ``dport`` counts only for protocols with ports;
-    ``sport`` matters to DHCP alone.
+    ``sport`` matters to DHCP alone. ``source`` is asked about by an originator's source check; None
+    stands for an address that the port may send from.
     """
 
     peer: Address
@@ -51,6 +56,7 @@ class Packet:
     sport: int | None = None
     icmp_type: int = ICMP_ECHO_REQUEST
     icmp_code: int = 0
+    source: Address | None = None
 
     @property
     def family(self) -> Family:
@@ -111,6 +117,8 @@ def _link_service(packet: Packet, direction: Direction) -> Action | None:
     if packet.protocol == ICMPV6 and packet.icmp_type in ND_TYPES | MLD_TYPES:
         sent_as_router = direction is Direction.EGRESS and packet.icmp_type in ROUTER_TYPES
         return Action.DENY if sent_as_router else Action.ALLOW
+    if packet.protocol == ICMP and direction is Direction.EGRESS:
+        return Action.DENY if packet.icmp_type in ICMP_ROUTER_TYPES else None
     if packet.protocol == UDP and packet.sport is not None:
         server, client = DHCP_PORTS[packet.family]
         from_server = (packet.sport, packet.dport) == (server, client)
@@ -139,6 +147,9 @@ def decide(policy: Policy, port: Port, direction: Direction, packet: Packet) -> 
     """
     if not port.port_security_enabled:
         return Decision(port.id, Action.ALLOW, Reason.PORT_SECURITY_DISABLED)
+    sender = packet.source if direction is Direction.EGRESS else None
+    if sender is not None and not may_send(port, sender):
+        return Decision(port.id, Action.DENY, Reason.SOURCE_CHECK)
     service = _link_service(packet, direction)
     if service is not None:
         return Decision(port.id, service, Reason.LINK_SERVICE)

@@ -14,7 +14,7 @@ from pathlib import Path
 from secgroupd.closing import Closing
 from secgroupd.core.compiler import GENERATION_MASK
 from secgroupd.core.model import ICMP, ICMPV6
-from secgroupd.core.tracked import Connection, Endpoint, address
+from secgroupd.core.tracked import Connection, Endpoint, Place, address
 from secgroupd.dataplane.netlink import ATTRIBUTE, NLA_NESTED, Netlink, attribute, attributes
 from secgroupd.errors import DataplaneError
 
@@ -40,13 +40,14 @@ class Conntrack(Closing):
         """Close the socket."""
         self._netlink.close()
 
-    def stale(self, minimums: Mapping[bytes, int]) -> Iterator[Connection]:
+    def stale(self, minimums: Mapping[Place, int]) -> Iterator[Connection]:
         """Yield the entries that a port here answers and whose stamp is not fresh.
 
         One walk over the table; entries that come and go meanwhile may or may not be seen.
 
         Args:
-            minimums: by address of a responder (4 or 16 bytes), the oldest fresh generation.
+            minimums: by zone and address (4 or 16 bytes) of a responder, the oldest generation
+                that is fresh there.
 
         Raises:
             DataplaneError: the kernel refused.
@@ -86,7 +87,7 @@ class Conntrack(Closing):
         return done
 
 
-def _connection(body: memoryview, minimums: Mapping[bytes, int]) -> Connection | None:
+def _connection(body: memoryview, minimums: Mapping[Place, int]) -> Connection | None:
     parts = dict(attributes(body))
     if ORIGINAL not in parts or REPLY not in parts:
         return None
@@ -94,7 +95,8 @@ def _connection(body: memoryview, minimums: Mapping[bytes, int]) -> Connection |
     reply_tuple = parts[REPLY]
     # A tuple begins with its nest of addresses, and that with the source (8 bytes of headers).
     length = ATTRIBUTE.unpack_from(reply_tuple, 4)[0] - 4
-    minimum = minimums.get(bytes(reply_tuple[8 : 8 + length]))
+    zone = int(struct.unpack(">H", parts[ZONE])[0]) if ZONE in parts else 0
+    minimum = minimums.get((zone, bytes(reply_tuple[8 : 8 + length])))
     if minimum is None:
         return None
     mark = int(struct.unpack(">I", parts[MARK])[0]) if MARK in parts else 0
@@ -107,7 +109,7 @@ def _connection(body: memoryview, minimums: Mapping[bytes, int]) -> Connection |
         if kind in parts:
             handle += attribute(kind, bytes(parts[kind]))
     return Connection(
-        protocol, original, reply, mark, handle, *icmp, age=_age(parts.get(TIMESTAMP))
+        protocol, original, reply, mark, handle, *icmp, age=_age(parts.get(TIMESTAMP)), zone=zone
     )
 
 

@@ -35,7 +35,9 @@ NEW_LINK, GET_LINK = 16, 18
 LINK_GROUP = 1
 INFO = struct.Struct("=BxHiII")
 """Family, device type, index, flags, change mask."""
-ADDRESS, NAME, MASTER, ALIAS, FILTER = 1, 3, 10, 20, 29
+ADDRESS, NAME, MASTER, LINK_INFO, ALIAS, FILTER = 1, 3, 10, 18, 20, 29
+MEMBER_KIND = 4
+"""Within ``LINK_INFO``: the kind of the link's master."""
 SKIP_STATISTICS = 1 << 3
 IFF_UP = 1
 MAC_BYTES = 6
@@ -159,7 +161,7 @@ def _netlink(groups: int) -> socket.socket:
 
 def _link(payload: memoryview) -> Link:
     _, _, index, flags, _ = INFO.unpack_from(payload)
-    name, alias, mac, master = "", None, None, None
+    name, alias, mac, master, member_of = "", None, None, None, None
     for kind, value in attributes(payload[INFO.size :]):
         if kind == NAME:
             name = _text(value)
@@ -169,7 +171,9 @@ def _link(payload: memoryview) -> Link:
             mac = value.hex(":")
         elif kind == MASTER:
             (master,) = struct.unpack("=I", value)
-    return Link(name, index, alias, mac, master, up=bool(flags & IFF_UP))
+        elif kind == LINK_INFO:
+            member_of = next((_text(v) for k, v in attributes(value) if k == MEMBER_KIND), None)
+    return Link(name, index, alias, mac, master, bool(flags & IFF_UP), member_of)
 
 
 def _text(value: memoryview) -> str:

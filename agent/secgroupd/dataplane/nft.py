@@ -14,9 +14,9 @@ import time
 from collections.abc import Sequence
 
 from secgroupd.closing import Closing
+from secgroupd.core.compiler import Bridging
 from secgroupd.core.names import ADOPTING
-from secgroupd.core.plan import Line, Observed, Plan
-from secgroupd.core.ruleset import TABLE
+from secgroupd.core.plan import Line, Observed, Plan, combined, removal
 from secgroupd.dataplane import nft_read
 from secgroupd.dataplane.netlink import Netlink
 from secgroupd.dataplane.nft_worker import LENGTH
@@ -27,6 +27,9 @@ COMMIT_SECONDS = 120.0
 
 LARGE_TRANSACTION = 1 << 20
 """Bytes of text from which the writer is replaced afterwards, since libnftables keeps its memory."""
+
+PROBE = "secgroupd_probe"
+"""A table that never comes to be."""
 
 ERROR_LINE = re.compile(r"^[^\n]*?:(\d+):(\d+)(?:-\d+)?: Error: (.*)$", re.MULTILINE)
 
@@ -63,10 +66,35 @@ class Nft(Closing):
             DataplaneError: the set could not be read.
         """
         try:
-            keys = nft_read.elements(self._netlink, "inet", ADOPTING)
+            keys = [
+                key
+                for family in ("inet", "bridge")
+                for key in nft_read.elements(self._netlink, family, ADOPTING)
+            ]
         except OSError as error:
             raise DataplaneError(f"cannot read the set {ADOPTING}: {error}") from error
         return frozenset(key.rstrip(b"\0").decode() for key in keys)
+
+    def bridging(self) -> Bridging:
+        """Find out what the kernel can do for ports on a bridge.
+
+        It is asked by a transaction whose last command is always refused, so that nothing of it
+        ever is there; what else is refused tells what the kernel lacks.
+
+        Raises:
+            OutcomeUnknown: the writer died or went silent.
+        """
+        commands = (
+            f"add table bridge {PROBE}",
+            f"add chain bridge {PROBE} probe",
+            f"add rule bridge {PROBE} probe ct state established ct zone set 1",
+            f"add rule bridge {PROBE} probe goto nowhere",
+        )
+        answer = self._ask("".join(f"{command}\n" for command in commands).encode())
+        refused = {int(match[1]) for match in ERROR_LINE.finditer(str(answer["error"]))}
+        if refused & {1, 2}:
+            return Bridging.NONE
+        return Bridging.CLOSED if 3 in refused else Bridging.FULL
 
     def reobserve(self, known: Observed, plan: Plan, family: str = "inet") -> Observed:
         """Return the table, of which only what a plan touches has changed since it was known.
@@ -75,7 +103,8 @@ class Nft(Closing):
             DataplaneError: it could not be read.
         """
         try:
-            return nft_read.reobserve(self._netlink, family, known, sorted(plan.touched))
+            names = sorted(name for where, name in plan.touched if where == family)
+            return nft_read.reobserve(self._netlink, family, known, names)
         except OSError as error:
             raise DataplaneError(f"cannot read the table: {error}") from error
 
@@ -101,11 +130,16 @@ class Nft(Closing):
             if answer["code"] != 0:
                 raise _refusal(lines, str(answer["error"]))
 
-    def remove(self, family: str = "inet") -> None:
-        """Remove the agent's table; nothing happens where there is none."""
-        answer = self._ask(f"add table {family} {TABLE}\ndelete table {family} {TABLE}\n".encode())
-        if answer["code"] != 0:
-            raise TransactionRefused(str(answer["error"]), ())
+    def remove(self) -> Sequence[str]:
+        """Remove the agent's tables, in one transaction; return the families that had one.
+
+        Raises:
+            TransactionRefused: the kernel refused.
+        """
+        there = [family for family in nft_read.FAMILIES if self.observe(family) is not None]
+        if there:
+            self.commit(combined(removal(family) for family in there))
+        return there
 
     def _ask(self, text: bytes) -> dict[str, object]:
         if self._worker is None or self._worker.poll() is not None:

@@ -11,13 +11,14 @@ from secgroupd.core.plan import Observed, ObservedChain, ObservedSet
 from secgroupd.core.ruleset import TABLE, Hook
 from secgroupd.dataplane.netlink import DumpInterrupted, Netlink, attributes, text, text_attribute
 
-FAMILIES = {"inet": 1, "bridge": 7}
+FAMILIES = {"inet": 1, "bridge": 7, "arp": 3}
 SUBSYSTEM = 10 << 8
 GET_TABLE, GET_CHAIN, GET_RULE, GET_SET, GET_ELEMENTS = 1, 4, 7, 10, 13
 GET_GENERATION, GET_OBJECT = 16, 19
 OBJECT_TIMEOUT = 7
 
 HOOK_NAMES = {0: "prerouting", 1: "input", 2: "forward", 3: "output", 4: "postrouting"}
+ARP_HOOK_NAMES = {0: "input", 1: "output"}
 
 FLAG_INTERVAL, FLAG_MAP, FLAG_TIMEOUT = 0x4, 0x8, 0x10
 ELEMENT_CATCHALL = 0x2
@@ -78,7 +79,7 @@ def reobserve(netlink: Netlink, family: str, known: Observed, names: Iterable[st
         chains.pop(name, None)
         sets.pop(name, None)
         one = text_attribute(1, TABLE) + text_attribute(3, name)
-        for found, hook in _chains(_ask(netlink, GET_CHAIN, number, one)):
+        for found, hook in _chains(_ask(netlink, GET_CHAIN, number, one), number):
             rules = netlink.dump(
                 SUBSYSTEM | GET_RULE, number, text_attribute(1, TABLE) + text_attribute(2, name)
             )
@@ -104,7 +105,7 @@ def _read(netlink: Netlink, family: int) -> Observed | None:
     digests = _digests(rules)
     chains = {
         name: ObservedChain(hook, tuple(digests.get(name, ())))
-        for name, hook in _chains(netlink.dump(SUBSYSTEM | GET_CHAIN, family))
+        for name, hook in _chains(netlink.dump(SUBSYSTEM | GET_CHAIN, family), family)
     }
     sets = netlink.dump(SUBSYSTEM | GET_SET, family, text_attribute(1, TABLE))
     return Observed(chains, _sets(netlink, family, sets), _timeouts(netlink, family))
@@ -138,15 +139,16 @@ def _digests(bodies: Iterable[memoryview]) -> Mapping[str, list[str]]:
     return found
 
 
-def _chains(bodies: Iterable[memoryview]) -> Iterator[tuple[str, Hook | None]]:
+def _chains(bodies: Iterable[memoryview], family: int) -> Iterator[tuple[str, Hook | None]]:
+    known = ARP_HOOK_NAMES if family == FAMILIES["arp"] else HOOK_NAMES
     for parts in _ours(bodies):
-        yield text(parts[3]), _hook(parts[4]) if 4 in parts else None
+        yield text(parts[3]), _hook(parts[4], known) if 4 in parts else None
 
 
-def _hook(payload: memoryview) -> Hook:
+def _hook(payload: memoryview, known: Mapping[int, str]) -> Hook:
     parts = dict(attributes(payload))
     number = _number(parts[1])
-    return Hook(HOOK_NAMES.get(number, str(number)), struct.unpack(">i", parts[2])[0])
+    return Hook(known.get(number, str(number)), struct.unpack(">i", parts[2])[0])
 
 
 def _comment(userdata: memoryview) -> str:

@@ -4,15 +4,19 @@
 
     instance (eth0) --veth or tap-- NAME [ hv: ruleset under test ] uplink0 --veth-- (eth0) outside
 
-The host routes each private IP to its interface; the instances and the outside send everything to
-a link-local next hop. All addressing is fixed beforehand, so that the first packet goes at once.
+Routed, the host routes each private IP to its interface; the instances and the outside send
+everything to a link-local next hop. Switched, all host ends are ports of one bridge, and everybody
+speaks to everybody's own MAC. Behind a gateway, as with libvirt, only the instances are on the
+bridge, and the host routes between it and the outside. All addressing is fixed beforehand, so that
+the first packet goes at once.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
+from enum import StrEnum
 from types import MappingProxyType, TracebackType
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 from secgroupd.core.model import Address
 from secgroupd.proving import wiring
@@ -22,6 +26,18 @@ from secgroupd.proving.tracking import forget_connections
 
 Kind = Literal["veth", "tap"]
 
+
+class Wiring(StrEnum):
+    """How a lab's ports are connected to its host."""
+
+    ROUTED = "routed"
+    SWITCHED = "switched"
+    GATEWAY = "gateway"
+
+
+BRIDGE = "br0"
+"""The bridge of ports that name none."""
+
 DEFAULT_UPLINK = "uplink0"
 
 
@@ -30,7 +46,8 @@ class Attachment:
     """One cable between the host and another namespace.
 
     ``interface`` and ``index`` are those of the host's end; ``mac`` and ``guest_index`` those of
-    the end in ``namespace``, where the interface is named eth0.
+    the end in ``namespace``, where the interface is named eth0. ``bridge`` is the bridge that the
+    host's end is a port of, None where it is routed.
     """
 
     interface: str
@@ -40,6 +57,7 @@ class Attachment:
     mac: str
     kind: Kind
     addresses: tuple[Address, ...] = ()
+    bridge: str | None = None
 
 
 class Lab:
@@ -53,14 +71,22 @@ class Lab:
 
     Args:
         uplinks: Names of the host's interfaces that lead outside; there is at least one.
+        wired: How ports are connected; None takes ``Lab.default_wiring``.
 
     Raises:
         ValueError: No uplink, or a name that no interface can have.
         DataplaneError: The process may not make namespaces.
     """
 
-    def __init__(self, *, uplinks: Iterable[str] = (DEFAULT_UPLINK,)) -> None:
+    default_wiring: ClassVar[Wiring] = Wiring.ROUTED
+    """What labs are wired like when nobody says: the tests run on ports of every kind."""
+
+    def __init__(
+        self, *, uplinks: Iterable[str] = (DEFAULT_UPLINK,), wired: Wiring | None = None
+    ) -> None:
         names = tuple(uplinks)
+        self.wiring = wired or self.default_wiring
+        self._bridges: dict[str, int] = {}
         if not names:
             raise ValueError("a lab needs an uplink")
         self._open = ExitStack()
@@ -73,8 +99,11 @@ class Lab:
             self.hv = self._namespace("hv", filters=True)
             wiring.make_forwarder(self.hv)
             wiring.own_addresses(self.hv, 1, wiring.GATEWAYS[:1])
+            outward = BRIDGE if self.wiring is Wiring.SWITCHED else None
             for name in names:
-                self._uplinks[name] = self._attach(name, "veth", mac=None, alias=None)
+                self._uplinks[name] = self._attach(
+                    name, "veth", mac=None, alias=None, bridge=outward
+                )
         except BaseException:
             self.close()
             raise
@@ -113,6 +142,7 @@ class Lab:
         mac: str | None = None,
         kind: Kind = "veth",
         alias: str | None = None,
+        bridge: str | None = None,
     ) -> Attachment:
         """Add an instance with one port.
 
@@ -124,6 +154,8 @@ class Lab:
                 same with the first byte fe, as libvirt does.
             kind: A veth, or a tap device whose frames another process carries.
             alias: The link alias of the host's end.
+            bridge: A bridge to put it on, an island that the host does not route to, on which any
+                address may be used again. None takes the lab's wiring.
 
         Raises:
             ValueError: Another port of the lab has the name or one of the addresses, or no
@@ -133,10 +165,18 @@ class Lab:
         typed = tuple(wiring.as_address(address) for address in addresses)
         if interface in self._ports or interface in self._uplinks:
             raise ValueError(f"the lab already has an interface {interface!r}")
-        taken = {address for port in self._ports.values() for address in port.addresses}
-        if twice := (taken | self._outside.keys()) & set(typed):
+        island = bridge is not None
+        if bridge is None and self.wiring is not Wiring.ROUTED:
+            bridge = BRIDGE
+        taken = {
+            address
+            for port in self._ports.values()
+            if not island or port.bridge == bridge
+            for address in port.addresses
+        }
+        if twice := (taken | (set() if island else self._outside.keys())) & set(typed):
             raise ValueError(f"another namespace of the lab has {min(map(str, twice))}")
-        port = self._attach(interface, kind, mac=mac, alias=alias, addresses=typed)
+        port = self._attach(interface, kind, mac=mac, alias=alias, addresses=typed, bridge=bridge)
         self._ports[interface] = port
         return port
 
@@ -170,7 +210,9 @@ class Lab:
         attachment = self._uplinks[name]
         if self._outside.get(typed) != name:
             wiring.own_addresses(attachment.namespace, attachment.guest_index, (typed,))
-            wiring.route_to(self.hv, attachment.index, (typed,), attachment.mac)
+            self._route_from_host(attachment, (typed,))
+            for port in self._neighbours(attachment):
+                wiring.route_to(port.namespace, port.guest_index, (typed,), attachment.mac)
             self._outside[typed] = name
         return attachment.namespace
 
@@ -204,6 +246,7 @@ class Lab:
         mac: str | None,
         alias: str | None,
         addresses: tuple[Address, ...] = (),
+        bridge: str | None = None,
     ) -> Attachment:
         wiring.check_name(interface)
         self._made += 1
@@ -213,7 +256,7 @@ class Lab:
         with ExitStack() as undo:
             undo.callback(guest.close)
             undo.callback(wiring.delete_link, self.hv, interface)
-            attachment = self._wire(interface, kind, guest, mac, host_mac, alias, addresses)
+            attachment = self._wire(interface, kind, guest, mac, host_mac, alias, addresses, bridge)
             undo.pop_all()
         return attachment
 
@@ -226,16 +269,18 @@ class Lab:
         host_mac: str,
         alias: str | None,
         addresses: tuple[Address, ...],
+        bridge: str | None,
     ) -> Attachment:
         if kind == "tap":
             self._tap_pump().join((self.hv, interface), (guest, wiring.GUEST_INTERFACE))
         else:
             wiring.make_veth(self.hv, interface, guest)
-        guest_index = wiring.set_up(guest, wiring.GUEST_INTERFACE, mac, peer_mac=host_mac)
-        index = wiring.set_up(self.hv, interface, host_mac, alias=alias, peer_mac=mac)
+        gateway = host_mac if bridge is None else wiring.BRIDGE_MAC
+        guest_index = wiring.set_up(guest, wiring.GUEST_INTERFACE, mac, peer_mac=gateway)
+        on = None if bridge is None else self._bridge(bridge)
+        index = wiring.set_up(self.hv, interface, host_mac, alias=alias, peer_mac=mac, bridge=on)
         wiring.own_addresses(guest, guest_index, addresses)
-        wiring.route_to(self.hv, index, addresses, mac)
-        return Attachment(
+        made = Attachment(
             interface=interface,
             index=index,
             namespace=guest,
@@ -243,7 +288,34 @@ class Lab:
             mac=mac,
             kind=kind,
             addresses=addresses,
+            bridge=bridge,
         )
+        self._route_from_host(made, addresses)
+        for other in self._neighbours(made):
+            theirs = other.addresses or self._outside_of(other)
+            wiring.route_to(guest, guest_index, theirs, other.mac)
+            wiring.route_to(other.namespace, other.guest_index, addresses, mac)
+        return made
+
+    def _bridge(self, name: str) -> int:
+        """Return the index of a bridge, made when it is first asked for."""
+        if name not in self._bridges:
+            self._bridges[name] = wiring.make_bridge(self.hv, name)
+        return self._bridges[name]
+
+    def _route_from_host(self, to: Attachment, addresses: tuple[Address, ...]) -> None:
+        if to.bridge in {None, BRIDGE}:
+            index = to.index if to.bridge is None else self._bridges[to.bridge]
+            wiring.route_to(self.hv, index, addresses, to.mac)
+
+    def _neighbours(self, of: Attachment) -> Iterator[Attachment]:
+        """Yield what else is on the same bridge."""
+        for one in (*self._ports.values(), *self._uplinks.values()):
+            if one.bridge is not None and one.bridge == of.bridge and one is not of:
+                yield one
+
+    def _outside_of(self, uplink: Attachment) -> tuple[Address, ...]:
+        return tuple(a for a, name in self._outside.items() if name == uplink.interface)
 
     def _tap_pump(self) -> TapPump:
         if self._pump is None:

@@ -24,6 +24,9 @@ GATEWAYS: tuple[IPv4Address, IPv6Address] = (IPv4Address("169.254.1.1"), IPv6Add
 
 GUEST_INTERFACE = "eth0"
 
+BRIDGE_MAC = "fe:ff:ff:00:00:01"
+"""The MAC of every bridge of a lab: fixed, so that it does not follow the ports that come and go."""
+
 _PERMANENT = 0x80
 _NO_DAD = 0x02
 _ON_LINK = 0x04
@@ -98,9 +101,17 @@ def make_veth(host: Namespace, interface: str, guest: Namespace) -> None:
 
 
 def set_up(
-    namespace: Namespace, interface: str, mac: str, *, alias: str | None = None, peer_mac: str
+    namespace: Namespace,
+    interface: str,
+    mac: str,
+    *,
+    alias: str | None = None,
+    peer_mac: str,
+    bridge: int | None = None,
 ) -> int:
     """Give an interface its MAC, take it up, and make it know its gateways' MAC.
+
+    With the index of a ``bridge``, it becomes a port of that and has no addresses.
 
     Returns:
         The interface's index.
@@ -109,6 +120,9 @@ def set_up(
         index: int = route.link_lookup(ifname=interface)[0]
         named = {} if alias is None else {"ifalias": alias}
         route.link("set", index=index, address=mac, txqlen=_QUEUE_FRAMES, state="up", **named)
+        if bridge is not None:
+            route.link("set", index=index, master=bridge)
+            return index
         for gateway in GATEWAYS:
             if namespace.filters:
                 if gateway.version == 6:
@@ -119,6 +133,22 @@ def set_up(
                 _add_neighbour(route, index, gateway, peer_mac)
                 _add_default_route(route, index, gateway)
     return index
+
+
+def make_bridge(host: Namespace, name: str) -> int:
+    """Make a bridge that forwards at once and has the gateways' addresses; return its index."""
+    with netlink(host) as route:
+        route.link(
+            "add",
+            ifname=name,
+            kind="bridge",
+            address=BRIDGE_MAC,
+            br_stp_state=0,
+            br_forward_delay=0,
+            # Nobody asks for groups here: what a port joins it is sent, like everything else.
+            br_mcast_snooping=0,
+        )
+    return set_up(host, name, BRIDGE_MAC, peer_mac=BRIDGE_MAC)
 
 
 def _add_neighbour(route: Any, index: int, address: Address, mac: str) -> None:

@@ -6,7 +6,7 @@ import pytest
 from tests.builders import port, state
 
 from secgroupd.core.bindings import Bound, Link, bind
-from secgroupd.core.compiler import Binding
+from secgroupd.core.draft import Binding
 from secgroupd.core.model import Port
 from secgroupd.core.policy import Policy
 

@@ -59,14 +59,14 @@ def test_nothing_allowed_is_one_denial_and_all_allowed_is_one_acceptance() -> No
     assert lines("+") == ["goto ok_in"]
 
 
-def test_a_lone_network_is_compared_directly_by_the_connections_first_tuple() -> None:
-    assert lines("+10.0.0.0/9") == ["ct original ip saddr 10.0.0.0/9 goto ok_in", "goto deny_in"]
+def test_a_lone_network_is_compared_directly_by_the_connections_own_tuple() -> None:
+    assert lines("+10.0.0.0/9") == ["ct reply ip daddr 10.0.0.0/9 goto ok_in", "goto deny_in"]
     out = Judge(Direction.EGRESS, Family.IPV4, "vpc", Basis.PACKET)
     assert lines("+10.0.0.1", judge=out) == ["ip daddr 10.0.0.1 accept", "goto deny_out"]
 
 
 def test_neighbouring_networks_become_one() -> None:
-    assert lines("+10.0.0.0/9", "+10.128.0.0/9")[0] == "ct original ip saddr 10.0.0.0/8 goto ok_in"
+    assert lines("+10.0.0.0/9", "+10.128.0.0/9")[0] == "ct reply ip daddr 10.0.0.0/8 goto ok_in"
 
 
 def test_an_address_group_has_exactly_its_entries() -> None:

@@ -82,5 +82,5 @@ def test_type_and_code_are_those_of_the_request(kind: tuple[int, int], allowed: 
 
 
 def test_minimums_are_known_by_the_kernels_bytes() -> None:
-    assert judge().minimums == {SERVER.packed: 5, ip_address("fd00::1").packed: 5}
-    assert {address(raw) for raw in judge().minimums} == {SERVER, ip_address("fd00::1")}
+    assert judge().minimums == {(0, SERVER.packed): 5, (0, ip_address("fd00::1").packed): 5}
+    assert {address(raw) for _, raw in judge().minimums} == {SERVER, ip_address("fd00::1")}

@@ -1,0 +1,139 @@
+"""A table while it is being compiled: its chains and sets, and maps from interfaces to verdicts.
+
+Interfaces are matched by name wherever nft text can say it, by index where it cannot; every map
+from interfaces therefore comes in two parts, of which the second is seldom needed.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from secgroupd.core.model import Port
+from secgroupd.core.ruleset import (
+    Chain,
+    Hook,
+    Key,
+    NftRule,
+    Ruleset,
+    Set,
+    capacity,
+    index_key,
+    interface_key,
+    quotable,
+)
+
+ROOM = 1000
+"""Elements for which a map from interfaces always has room, so that small hosts never resize one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Binding:
+    """The interface that carries a port here.
+
+    ``index`` is known only where the name cannot be said in nft text. ``bridge`` is the Linux bridge
+    that the interface is a port of, None where the host routes to it.
+    """
+
+    interface: str
+    index: int | None = None
+    bridge: str | None = None
+
+    @property
+    def matchable(self) -> bool:
+        """Whether a rule can name the interface."""
+        return quotable(self.interface) or self.index is not None
+
+
+LocalPort = tuple[Port, Binding]
+
+
+@dataclass(frozen=True, slots=True)
+class InterfaceMap:
+    """A verdict map from interfaces, by the names of its one or two parts."""
+
+    by_name: str
+    by_index: str | None = None
+
+    def lines(self, side: str, guard: str = "") -> list[str]:
+        """Return lines that look an interface up.
+
+        Args:
+            side: ``i`` for the interface a packet came from, ``o`` for the one it goes to.
+            guard: an expression that must match first, with a closing space.
+        """
+        lines = [f"{guard}{side}ifname vmap @{self.by_name}"]
+        if self.by_index is not None:
+            lines.insert(0, f"{guard}{side}if vmap @{self.by_index}")
+        return lines
+
+
+@dataclass(slots=True)
+class Draft:
+    """What has been compiled so far; each object is made once, under a name that is its meaning."""
+
+    family: str
+    chains: dict[str, Chain] = field(default_factory=dict)
+    sets: dict[str, Set] = field(default_factory=dict)
+    timeouts: dict[str, str] = field(default_factory=dict)
+
+    def chain(
+        self, name: str, lines: Iterable[str], origin: str = "", hook: Hook | None = None
+    ) -> str:
+        """Make a chain; return its name."""
+        self.chains[name] = Chain(name, tuple(NftRule(line, origin) for line in lines), hook)
+        return name
+
+    def put(self, new: Set) -> str:
+        """Make a set; return its name."""
+        self.sets[new.name] = new
+        return new.name
+
+    def interface_map(self, purpose: str, verdicts: Mapping[Binding, str]) -> InterfaceMap:
+        """Make the map from interfaces to verdicts that serves a purpose."""
+        by_name = {
+            interface_key(binding.interface): verdict
+            for binding, verdict in verdicts.items()
+            if quotable(binding.interface)
+        }
+        by_index = {
+            index_key(binding.index): verdict
+            for binding, verdict in verdicts.items()
+            if not quotable(binding.interface) and binding.index is not None
+        }
+        named = self._sized(purpose, Key.INTERFACE, by_name, is_map=True)
+        if not by_index:
+            return InterfaceMap(named)
+        indexed = self._sized(f"{purpose}_index", Key.INDEX, by_index, is_map=True)
+        return InterfaceMap(named, indexed)
+
+    def interface_set(self, purpose: str, bindings: Iterable[Binding]) -> str:
+        """Make the set of the interfaces whose names can be said; return its name."""
+        elements = {interface_key(b.interface): "" for b in bindings if quotable(b.interface)}
+        return self._sized(purpose, Key.INTERFACE, elements)
+
+    def host_set(self, purpose: str, key: Key, elements: Iterable[bytes]) -> str:
+        """Make a hash set of some key; return its name."""
+        return self._sized(purpose, key, dict.fromkeys(elements, ""))
+
+    def counting_set(self, purpose: str, bindings: Iterable[Binding]) -> str:
+        """Make a set of interfaces that counts what matches each; return its name."""
+        elements = {interface_key(b.interface): "" for b in bindings if quotable(b.interface)}
+        return self._sized(purpose, Key.INTERFACE, elements, counted=True)
+
+    def _sized(
+        self,
+        purpose: str,
+        key: Key,
+        elements: Mapping[bytes, str],
+        *,
+        is_map: bool = False,
+        counted: bool = False,
+    ) -> str:
+        size = capacity(max(len(elements), ROOM))
+        name = f"{purpose}_{size}"
+        return self.put(
+            Set(name, key, elements, is_map, size=size, origin="ports", counted=counted)
+        )
+
+    def ruleset(self, more: Mapping[str, Set]) -> Ruleset:
+        """Return the finished table, with sets that were collected elsewhere."""
+        return Ruleset(self.family, self.chains, {**self.sets, **more}, self.timeouts)

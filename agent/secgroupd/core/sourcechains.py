@@ -1,0 +1,289 @@
+"""The source check as chains: before connection tracking, so that no spoofed packet is ever tracked.
+
+Ports with a MAC and single addresses share one chain and a few hash sets, whose elements are
+interface, MAC and address together. A port with wider pairs, without a MAC, or with a name that nft
+text cannot say has a chain of its own. Whatever passes returns; the rest is counted by port and
+dropped.
+
+A packet is looked at as it came in: in fragments, which carry its addresses. What only the whole
+packet tells, the target of neighbour discovery, is checked after defragmentation (``nd_check``).
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import groupby
+
+from secgroupd.core import names
+from secgroupd.core.draft import Binding, Draft, InterfaceMap, LocalPort
+from secgroupd.core.intervals import merged
+from secgroupd.core.model import Port
+from secgroupd.core.ruleset import (
+    Hook,
+    Key,
+    Set,
+    box,
+    content_digest,
+    digest,
+    interface_key,
+    joined_key,
+    quotable,
+)
+from secgroupd.core.sourcecheck import LINK_LOCAL, Sender, macs, senders
+
+PRIORITY = -300
+"""Before connection tracking (-200) and defragmentation (-400 for the host's own, -200 bridged)."""
+
+RARP = "0x8035"
+"""What a hypervisor announces a migrated instance with."""
+
+DHCP_DISCOVER = "ip saddr 0.0.0.0 udp sport 68 udp dport 67"
+NO_ADDRESS_YET = "ip6 saddr :: icmpv6 type { 131, 132, 133, 135, 143 }"
+"""What an IPv6 host sends before it has an address: duplicate address detection with the multicast
+reports that go before it (RFC 3590), and router solicitations (RFC 4861, 4.1)."""
+
+NETWORKS_IN_LINE = 2
+"""Networks of one MAC and family that are compared one by one; more are looked up in a set."""
+
+ARP_FORM = "arp htype 1 arp ptype ip arp hlen 6 arp plen 4 arp operation { request, reply }"
+
+
+def add_checks(draft: Draft, ports: Sequence[LocalPort]) -> InterfaceMap | None:
+    """Make the chains and sets of the source check; return the map that leads into them.
+
+    Args:
+        draft: the table, of family ``inet``, ``bridge`` or ``arp``.
+        ports: those of this table that rules judge, with their bindings.
+
+    Returns:
+        None when no port of the table needs a look before connection tracking.
+    """
+    checked = [(p, b) for p, b in ports if p.source_check and b.matchable]
+    plain = [(p, b) for p, b in checked if _plain(p, b)]
+    verdicts: dict[Binding, str] = {}
+    if draft.family == "bridge":
+        draft.chain(names.STRANGE, ["counter drop"])
+        known = f"ether type {{ ip, ip6, arp, {RARP} }}"
+        draft.chain(names.UNTAGGED, [f"{known} return", f"goto {names.STRANGE}"])
+        verdicts = {b: f"jump {names.UNTAGGED}" for p, b in ports if b.matchable}
+    if not checked and not verdicts:
+        return None
+    spoofs = draft.counting_set(names.SPOOFS, [b for _, b in checked])
+    draft.chain(names.SPOOFED, [f"iifname @{spoofs} drop", "counter drop"])
+    _add_shared(draft, plain, add_stations(draft, checked))
+    plain_ones = {b for _, b in plain}
+    for port, binding in checked:
+        own = names.CHECK if binding in plain_ones else _own_chain(draft, port)
+        verdicts[binding] = f"jump {own}"
+    return draft.interface_map("checks", verdicts)
+
+
+def add_nd_checks(draft: Draft, ports: Sequence[LocalPort]) -> list[str]:
+    """Make the check of neighbour discovery's targets; return the lines that lead into it.
+
+    A solicitation's sender has been checked already, unless it has no address yet.
+    """
+    verdicts: dict[Binding, str] = {}
+    targets: list[bytes] = []
+    for port, binding in ports:
+        if not (port.source_check and binding.matchable):
+            continue
+        if _plain(port, binding):
+            verdicts[binding] = f"jump {names.ND_CHECK}"
+            name = interface_key(binding.interface)
+            targets += [joined_key(name, address) for _, address in _exact(port, 6)]
+        else:
+            verdicts[binding] = f"jump {_own_nd_chain(draft, port)}"
+    if not verdicts:
+        return []
+    found = draft.host_set("targets", Key.TARGET, targets)
+    own = [f"iifname . @th,64,128 @{found} return"]
+    draft.chain(names.ND_CHECK, [*_SENT_WITH_ADDRESS, *own, f"goto {names.SPOOFED}"])
+    asked = "meta l4proto ipv6-icmp icmpv6 type { 135, 136 } "
+    return draft.interface_map("nd_checks", verdicts).lines("i", asked)
+
+
+_SENT_WITH_ADDRESS = ("icmpv6 type 135 ip6 saddr != :: return",)
+
+
+def add_stations(draft: Draft, ports: Iterable[LocalPort]) -> str:
+    """Make the set of the MACs of ports, each with its interface; return its name."""
+    return draft.host_set(
+        "stations",
+        Key.STATION,
+        (
+            joined_key(interface_key(binding.interface), _mac(mac))
+            for port, binding in ports
+            if stationed(port, binding)
+            for mac in macs(port)
+        ),
+    )
+
+
+def stationed(port: Port, binding: Binding) -> bool:
+    """Tell whether every MAC of a port is known, and in the set of stations."""
+    return port.source_check and port.mac_address is not None and quotable(binding.interface)
+
+
+def add_home(draft: Draft, port: Port) -> str:
+    """Make the chain that tells a port's own frames by their IP addresses, as its MAC is not known.
+
+    What is broadcast never comes here. Returns when a frame is the port's.
+    """
+    lines = ["ether type arp return", f"ip6 daddr {LINK_LOCAL} return"]
+    mine = [sender for sender in senders(port) if sender.network != LINK_LOCAL]
+    if port.mac_address is not None:
+        lines += [f"ether daddr {mac} return" for mac in macs(port)]
+    for version, word in ((4, "ip daddr"), (6, "ip6 daddr")):
+        lines += _own_lines(draft, mine, version, word)
+    lines.append(f"goto {names.STRAY}")
+    return draft.chain(f"{names.HOME}_{digest(*lines)}", lines, f"port {port.id}")
+
+
+def _plain(port: Port, binding: Binding) -> bool:
+    """Tell whether hash sets can say all that a port may send from."""
+    return quotable(binding.interface) and all(
+        sender.mac is not None and sender.network.prefixlen == sender.network.max_prefixlen
+        for sender in senders(port)
+    )
+
+
+def _exact(port: Port, version: int) -> Iterator[tuple[bytes, bytes]]:
+    """Yield the (MAC, address) pairs of a port that has nothing wider."""
+    for sender in senders(port):
+        if sender.network.version == version and sender.mac is not None:
+            yield _mac(sender.mac), sender.network.network_address.packed
+
+
+def _mac(text: str) -> bytes:
+    return bytes.fromhex(text.replace(":", ""))
+
+
+def _add_shared(draft: Draft, plain: Sequence[LocalPort], stations: str) -> None:
+    """Make the chains that every plain port shares."""
+
+    def keys(version: int) -> Iterator[bytes]:
+        for port, binding in plain:
+            name = interface_key(binding.interface)
+            for pair in _exact(port, version):
+                yield joined_key(name, *pair)
+
+    senders4 = draft.host_set("senders4", Key.SENDER4, keys(4))
+    spoofed = f"goto {names.SPOOFED}"
+    station = f"iifname . ether saddr @{stations}"
+    if draft.family != "inet":
+        sent = (
+            f"iifname . ether saddr . arp saddr ip @{senders4} "
+            f"iifname . arp saddr ether . arp saddr ip @{senders4}"
+        )
+        probe = (
+            f"arp operation request arp saddr ip 0.0.0.0 {station} "
+            f"iifname . arp saddr ether . arp daddr ip @{senders4}"
+        )
+        arp = [f"{ARP_FORM} {sent} return", f"{ARP_FORM} {probe} return", spoofed]
+        draft.chain(names.CHECK_ARP if draft.family == "bridge" else names.CHECK, arp)
+    if draft.family == "arp":
+        return
+    senders6 = draft.host_set("senders6", Key.SENDER6, keys(6))
+    four = [
+        f"iifname . ether saddr . ip saddr @{senders4} return",
+        f"{DHCP_DISCOVER} {station} return",
+        spoofed,
+    ]
+    six = [
+        f"iifname . ether saddr . ip6 saddr @{senders6} return",
+        f"{NO_ADDRESS_YET} {station} return",
+        spoofed,
+    ]
+    ways = {
+        "ip": draft.chain(names.CHECK_IP4, four),
+        "ip6": draft.chain(names.CHECK_IP6, six),
+    }
+    field = "meta protocol"
+    if draft.family == "bridge":
+        field = "ether type"
+        rarp = draft.chain(names.CHECK_RARP, [f"{station} return", spoofed])
+        ways |= {"arp": names.CHECK_ARP, RARP: rarp}
+    leading = [f"{field} {word} goto {chain}" for word, chain in ways.items()]
+    last = f"goto {names.STRANGE}" if draft.family == "bridge" else spoofed
+    draft.chain(names.CHECK, [*leading, last])
+
+
+def _own_chain(draft: Draft, port: Port) -> str:
+    """Make the chain of a port that is not plain; equal ones are one."""
+    lines: list[str] = []
+    if draft.family == "bridge":
+        lines.append(f"ether type != {{ ip, ip6, arp, {RARP} }} goto {names.STRANGE}")
+    for mac, mine in groupby(sorted(senders(port), key=_mac_first), key=lambda s: s.mac):
+        ours = list(mine)
+        frame = "" if mac is None else f"ether saddr {mac} "
+        sender = "" if mac is None else f"{frame}arp saddr ether {mac} "
+        if draft.family != "arp":
+            for version, word in ((4, "ip saddr"), (6, "ip6 saddr")):
+                lines += _own_lines(draft, ours, version, f"{frame}{word}")
+            lines += [f"{frame}{DHCP_DISCOVER} return", f"{frame}{NO_ADDRESS_YET} return"]
+        if draft.family != "inet":
+            lines += [
+                f"{sender}{ARP_FORM} {said} return"
+                for network in (s.network for s in ours if s.network.version == 4)
+                for said in (
+                    f"arp saddr ip {network}",
+                    f"arp operation request arp saddr ip 0.0.0.0 arp daddr ip {network}",
+                )
+            ]
+        if draft.family == "bridge":
+            lines.append(f"{frame}ether type {RARP} return")
+    lines.append(f"goto {names.SPOOFED}")
+    name = f"{names.CHECK}_{digest(*lines)}"
+    return draft.chain(name, lines, f"port {port.id}")
+
+
+def _own_lines(draft: Draft, ours: Iterable[Sender], version: int, expression: str) -> list[str]:
+    """Return lines that let one MAC's networks of one family pass."""
+    networks = [sender.network for sender in ours if sender.network.version == version]
+    if len(networks) <= NETWORKS_IN_LINE:
+        return [f"{expression} {network} return" for network in networks]
+    key = Key.NETWORK4 if version == 4 else Key.NETWORK6
+    bounds = merged(
+        (int(network.network_address), int(network.broadcast_address)) for network in networks
+    )
+    elements = {box(key, (first, 0), (last, 255)): "" for first, last in bounds}
+    name = f"s{version}_{content_digest(elements)}"
+    draft.put(Set(name, key, elements, origin="allowed address pairs"))
+    return [f"{expression} . meta l4proto @{name} return"]
+
+
+def _own_nd_chain(draft: Draft, port: Port) -> str:
+    """Make the check of neighbour discovery's targets of a port that is not plain."""
+    lines = list(_SENT_WITH_ADDRESS)
+    for network in dict.fromkeys(s.network for s in senders(port) if s.network.version == 6):
+        length = network.prefixlen
+        lines.append(f"@th,64,{length} 0x{int(network.network_address) >> (128 - length):x} return")
+    lines.append(f"goto {names.SPOOFED}")
+    return draft.chain(f"{names.ND_CHECK}_{digest(*lines)}", lines, f"port {port.id}")
+
+
+def _mac_first(sender: Sender) -> tuple[str, int, int, int]:
+    network = sender.network
+    return sender.mac or "", network.version, int(network.network_address), network.prefixlen
+
+
+def add_zones(draft: Draft, zones: Mapping[Binding, int]) -> InterfaceMap | None:
+    """Make the map from interfaces to the chains that put their packets into a zone."""
+    for number in sorted(set(zones.values())):
+        draft.chain(names.zone(number), [f"ct zone set {number}"])
+    verdicts = {binding: f"goto {names.zone(number)}" for binding, number in zones.items()}
+    return draft.interface_map("zones", verdicts) if verdicts else None
+
+
+def add_raw_hooks(draft: Draft, checks: InterfaceMap | None, zones: InterfaceMap | None) -> None:
+    """Make the base chains before connection tracking, where there is anything for them to do."""
+    lines = checks.lines("i") if checks else []
+    if zones:
+        lines += zones.lines("i")
+        if draft.family == "bridge":
+            lines.append(f"meta ibrname vmap @{zones.by_name}")
+        else:
+            hook = Hook("output", PRIORITY)
+            draft.chain(names.RAW_OUT, zones.lines("o"), hook=hook)
+    if lines:
+        hook = Hook("input" if draft.family == "arp" else "prerouting", PRIORITY)
+        draft.chain(names.RAW_FROM, lines, hook=hook)
