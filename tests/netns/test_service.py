@@ -59,7 +59,7 @@ def table(agent: Agent) -> str:
 def reboot(agent: Agent) -> None:
     """Leave of the agent what a boot leaves: what is on disk."""
     agent.stop(signal.SIGKILL)
-    agent.lab.hv.run(["nft", "delete", "table", "inet", "secgroupd"])
+    agent.lab.hv.run(["nft", "flush", "ruleset"])
 
 
 def test_the_guard_enforces_what_was_accepted_last_and_the_daemon_goes_on_from_there(
@@ -109,6 +109,17 @@ def test_the_guard_leaves_rules_alone_that_it_knows_nothing_better_than(agent: A
     assert table(agent) == before and agent.passes(1000)
 
 
+def test_tables_of_which_one_is_missing_are_not_taken_for_protection(agent: Agent) -> None:
+    agent.give(document("1000"))
+    agent.start()
+    agent.stop()
+    (agent.directory / "lib" / "accepted.json").unlink()
+    agent.lab.hv.run(["nft", "delete", "table", "inet", "secgroupd"])
+    assert agent.passes(1001)
+    assert guard(agent).returncode == 0
+    assert not agent.passes(1000) and not agent.passes(1001)
+
+
 def test_refused_settings_close_by_the_defaults_and_are_no_success(agent: Agent) -> None:
     agent.give(document("1000"))
     agent.config.write_text("host_id: hv1\nmanaged_interfaces: wrong\n")
@@ -139,16 +150,16 @@ def test_a_read_only_state_directory_does_not_keep_the_guard_from_enforcing(agen
     agent.give(document("1000"))
     agent.start()
     reboot(agent)
-    agent.configure(state_dir=str(agent.directory / "lib"), managed_interfaces=["tap*", "x*"])
+    agent.configure(clearing="strict")  # which is remembered, or would be
     library = str(agent.directory / "lib")
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1M", "none", library], check=True)
+    subprocess.run(["mount", "--bind", library, library], check=True)
     try:
-        subprocess.run(["mount", "-o", "remount,ro", library], check=True)
+        subprocess.run(["mount", "-o", "remount,bind,ro", library], check=True)
         done = guard(agent)
-        assert done.returncode == 0
-        assert not agent.passes(1001)
     finally:
         subprocess.run(["umount", library], check=True)
+    assert done.returncode == 0 and "cannot keep the record" in done.stderr
+    assert (agent.passes(1000), agent.passes(1001)) == (True, False)
 
 
 class Notified:

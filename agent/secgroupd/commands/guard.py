@@ -94,13 +94,15 @@ def _enforce(state: State, settings: Settings, memory: Memory) -> None:
 
 
 def _close(settings: Settings) -> None:
-    """Close what is managed, unless there is a table already: that knows more than nothing does.
+    """Close what is managed, unless the tables are there already: they know more than nothing does.
 
     No record is left of it: an empty document that nobody wrote must not count as accepted.
     """
     with Nft() as nft:
         reconciler = Reconciler(nft, Forgetful(), managed=settings.managed_interfaces)
-        if reconciler.enforces_something():
+        closed = reconciler.propose(State(), {})
+        # Some of them alone would leave open what the others guarded.
+        if all(nft.observe(family) is not None for family in closed.tables):
             write("the rules that are there stay")
             return
         reconciler.apply(State(), {})
