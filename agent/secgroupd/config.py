@@ -50,6 +50,23 @@ _LISTEN = re.compile(r"(?:\[([0-9a-fA-F:.]+)\]|([0-9.]+|localhost)):([0-9]{1,5})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Serving:
+    """How metrics are served.
+
+    Attributes:
+        listen: address and TCP port; None for nowhere.
+        cert_file: the TLS certificate, with what leads to its root; None for plain HTTP.
+        key_file: the certificate's private key; there if and only if the certificate is.
+        token_file: a file with the bearer token that readers must send; None for no token.
+    """
+
+    listen: tuple[str, int] | None = ("127.0.0.1", 9760)
+    cert_file: Path | None = None
+    key_file: Path | None = None
+    token_file: Path | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """What an agent is told about its host.
 
@@ -60,7 +77,7 @@ class Settings:
         run_dir: lock and status.
         managed_interfaces: names, or prefixes with a closing ``*``, of interfaces that are closed
             unless a port claims them.
-        metrics_listen: address and TCP port of the metrics; None for none.
+        metrics: how metrics are served.
         clearing: which connections a change judges again.
         adoption_grace: how long connections that began before the agent may go on, in seconds.
         resync_interval: how often the kernel is read back, in seconds.
@@ -75,7 +92,7 @@ class Settings:
     state_dir: Path = Path("/var/lib/secgroupd")
     run_dir: Path = Path("/run/secgroupd")
     managed_interfaces: tuple[str, ...] = ("tap*", "vnet*")
-    metrics_listen: tuple[str, int] | None = ("127.0.0.1", 9760)
+    metrics: Serving = Serving()
     clearing: Clearing = Clearing.DOCUMENTED
     adoption_grace: float = 60.0
     resync_interval: float = 60.0
@@ -191,13 +208,32 @@ def _seconds(low: float) -> Kind:
     return scalar_kind(parse_seconds)
 
 
-SOURCE = Shape(
-    "source", "Where the state document is.", {"directory": Field(scalar_kind(_path), "its path")}
-)
+def _serving(values: Values, reader: Reader) -> Serving:
+    given = dict(values.given)
+    if "listen" in values.node.entries and "listen" not in values.bad:
+        given.setdefault("listen", None)
+    for one, other in (("cert_file", "key_file"), ("key_file", "cert_file")):
+        if one in given and other not in given and other not in values.bad:
+            message = f"{one} needs {other}: write both for TLS, or neither"
+            reader.report(values.at(one), "tls-incomplete", message)
+    return Serving(**given)
+
+
+def _timeouts(values: Values, _: Reader) -> Mapping[Timeout, int]:
+    return {Timeout(name): int(value) for name, value in values.given.items()}
+
+
+_PATH = scalar_kind(_path)
+SOURCE = Shape("source", "Where the state document is.", {"directory": Field(_PATH, "its path")})
 METRICS = Shape(
     "metrics",
     "Where metrics are served.",
-    {"listen": Field(scalar_kind(_listen), 'address and port, or "" for nowhere')},
+    {
+        "listen": Field(scalar_kind(_listen), 'address and port, or "" for nowhere'),
+        "cert_file": Field(_PATH, "TLS certificate"),
+        "key_file": Field(_PATH, "its private key"),
+        "token_file": Field(_PATH, "a file with a bearer token"),
+    },
 )
 TIMEOUTS = Shape(
     "timeouts",
@@ -210,17 +246,17 @@ SETTINGS = Shape(
     {
         "source": Field(mapping_kind(SOURCE, lambda values, _: values), "the document's place"),
         "host_id": Field(ID, "this host's id in the document"),
-        "state_dir": Field(scalar_kind(_path), "where the last accepted document is kept"),
-        "run_dir": Field(scalar_kind(_path), "where lock and status are"),
+        "state_dir": Field(_PATH, "where the last accepted document is kept"),
+        "run_dir": Field(_PATH, "where lock and status are"),
         "managed_interfaces": Field(list_kind(scalar_kind(_pattern)), "closed unless claimed"),
-        "metrics": Field(mapping_kind(METRICS, lambda values, _: values), "metrics"),
+        "metrics": Field(mapping_kind(METRICS, _serving), "metrics"),
         "clearing": Field(
             scalar_kind(one_of({each.value: each for each in Clearing}, "clearing")),
             "which connections a change judges again",
         ),
         "adoption_grace": Field(_seconds(0), "seconds"),
         "resync_interval": Field(_seconds(0.1), "seconds"),
-        "timeouts": Field(mapping_kind(TIMEOUTS, lambda values, _: values), "timeouts"),
+        "timeouts": Field(mapping_kind(TIMEOUTS, _timeouts), "timeouts"),
         "limits": Field(
             scalar_kind(one_of({each.value: each for each in Limits}, "limits")),
             "what going over a limit is",
@@ -234,14 +270,8 @@ SETTINGS = Shape(
 def _settings(values: Values) -> Settings:
     given = dict(values.given)
     source: Values | None = given.pop("source", None)
-    metrics: Values | None = given.pop("metrics", None)
     if source is not None and "directory" in source.given:
         given["source_directory"] = source.given["directory"]
-    if metrics is not None and "listen" in metrics.node.entries:
-        given["metrics_listen"] = metrics.given.get("listen")
-    timeouts: Values | None = given.pop("timeouts", None)
-    if timeouts is not None:
-        given["timeouts"] = {Timeout(name): int(value) for name, value in timeouts.given.items()}
     if "managed_interfaces" in given:
         given["managed_interfaces"] = tuple(each.value for each in given["managed_interfaces"])
     return Settings(**given)

@@ -1,8 +1,8 @@
 """The daemon: one loop that waits for something to happen, and lets the guard act on it.
 
-What can happen: the document's files change, a link comes or goes, somebody changes the ruleset (by
-its generation number, looked at now and then), it is time for a full comparison, a signal. Watchers
-only wake the loop. Stopping leaves the rules as they are.
+What can happen: the document's files or the settings change, a link comes or goes, somebody changes
+the ruleset (by its generation number, looked at now and then), it is time for a full comparison, a
+signal. Watchers only wake the loop. Stopping leaves the rules as they are.
 """
 
 import argparse
@@ -18,14 +18,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from secgroupd import __version__
-from secgroupd.config import Settings, load
+from secgroupd.config import DEFAULT_PATH, Settings, load
 from secgroupd.dataplane.conntrack import Conntrack
 from secgroupd.dataplane.links import Links
 from secgroupd.dataplane.nft import Nft
+from secgroupd.endpoint import Endpoint, Unservable, check
 from secgroupd.errors import DataplaneError, SecgroupdError, SettingsError
 from secgroupd.guard import Guard
 from secgroupd.memory import FileMemory, PatientMemory
-from secgroupd.metrics import Endpoint, Metrics
+from secgroupd.metrics import Metrics
 from secgroupd.notify import notify
 from secgroupd.reconcile import Reconciler
 from secgroupd.rundir import lock, make_directory
@@ -78,12 +79,12 @@ class Daemon:
     """
 
     def __init__(self, settings: Settings, config: Path | None) -> None:
-        self._config = config
+        self._config = config or DEFAULT_PATH
         self._open = ExitStack()
         self._stop = False
         self._reload = False
         self._endpoint: Endpoint | None = None
-        self._metrics_trouble = False
+        self._metrics_trouble: str | None = None
         self._ready = False
         self._watch_trouble: str | None = None
         try:
@@ -100,6 +101,7 @@ class Daemon:
         self._nft = self._open.enter_context(Nft())
         self._links = self._open.enter_context(Links())
         self._watcher = self._open.enter_context(Watcher(settings.source_directory))
+        self._settings_watcher = self._open.enter_context(Watcher(self._config))
         store = FileMemory(settings.state_dir)
         memory = PatientMemory(store)
         reconciler = Reconciler(self._nft, memory)
@@ -146,16 +148,32 @@ class Daemon:
         self._reload = True
 
     def _serve(self) -> None:
-        """Serve metrics; a busy port is tried again at every full comparison."""
-        listen = self.settings.metrics_listen
-        if self._endpoint is not None or listen is None:
+        """Serve metrics; what cannot be served is tried again at every full comparison."""
+        if self._endpoint is not None or self.settings.metrics.listen is None:
             return
         try:
-            self._endpoint = Endpoint(listen, self.guard.metrics.registry)
-        except OSError as error:
-            if not self._metrics_trouble:
-                log.warning("metrics-not-served listen=%s:%d error=%s", *listen, error)
-            self._metrics_trouble = True
+            self._endpoint = Endpoint(self.settings.metrics, self.guard.metrics.page)
+        except Unservable as error:
+            self._not_served(error)
+        else:
+            self._metrics_trouble = None
+
+    def _serve_anew(self) -> None:
+        """Serve by the newest settings, certificate and token; go on as before if they are bad."""
+        try:
+            check(self.settings.metrics)
+        except Unservable as error:
+            self._not_served(error)
+            return
+        if self._endpoint is not None:
+            self._endpoint.close()
+            self._endpoint = None
+        self._serve()
+
+    def _not_served(self, error: Unservable) -> None:
+        if str(error) != self._metrics_trouble:
+            log.warning("metrics-not-served error=%s", error)
+        self._metrics_trouble = str(error)
 
     def run(self) -> None:
         """Guard the host until a signal ends it."""
@@ -176,7 +194,7 @@ class Daemon:
 
     def _await(self, seconds: float) -> bool:
         """Wait for an event; tell whether there was one of the document or the links."""
-        watched = [self._watcher.fileno(), self._links.fileno()]
+        watched = [each.fileno() for each in (self._watcher, self._settings_watcher, self._links)]
         ready, _, _ = select.select([self._wake, *watched], [], [], seconds)
         if self._wake in ready:
             os.read(self._wake, 4096)
@@ -190,8 +208,8 @@ class Daemon:
         document = self._watcher.changed()
         links = self._links.changed()
         reload, self._reload = self._reload, False
-        if reload:
-            self._reload_settings()
+        if self._settings_watcher.changed() or reload:
+            reload = self._reload_settings(asked=reload)
         resync = now >= due.resync
         drift = now >= due.look and self.guard.reconciler.disturbed()
         retry = due.retry is not None and now >= due.retry
@@ -216,25 +234,41 @@ class Daemon:
         if not self._ready and (well or self.guard.state is None):
             notify("READY=1\nSTATUS=guarding")
             self._ready = True
-        if self._watcher.trouble != self._watch_trouble:
-            self._watch_trouble = self._watcher.trouble
+        trouble = self._watcher.trouble or self._settings_watcher.trouble
+        if trouble != self._watch_trouble:
+            self._watch_trouble = trouble
             log.warning("changes-may-go-unseen reason=%s", self._watch_trouble)
 
-    def _reload_settings(self) -> None:
-        """Take what of the settings can change while the daemon runs."""
+    def _reload_settings(self, *, asked: bool) -> bool:
+        """Take what of the settings can change while the daemon runs.
+
+        Args:
+            asked: somebody sent a signal, so that certificate and token are to be read again too.
+
+        Returns:
+            Whether the document must be read again because of it.
+        """
         try:
+            # By its name: a file that is missing for a moment must not bring the defaults back.
             fresh = load(self._config)
         except SettingsError as error:
             for problem in error.problems:
                 log.error("settings-refused %s", problem)
-            return
-        fixed = ("source_directory", "state_dir", "run_dir", "metrics_listen")
+            return asked
+        fixed = ("source_directory", "state_dir", "run_dir")
         for name in fixed:
             if getattr(fresh, name) != getattr(self.settings, name):
                 log.warning("setting-needs-restart name=%s", name)
-        self._configure(replace(fresh, **{name: getattr(self.settings, name) for name in fixed}))
+        fresh = replace(fresh, **{name: getattr(self.settings, name) for name in fixed})
+        served_otherwise = fresh.metrics != self.settings.metrics
+        if fresh == self.settings and not asked:
+            return False
+        self._configure(fresh)
         self.guard.reconciler.forget_kernel()
+        if served_otherwise or asked:
+            self._serve_anew()
         log.info("settings-reloaded")
+        return True
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -17,6 +17,7 @@ from secgroupd.core.compiler import Generations
 from secgroupd.core.draft import Binding
 from secgroupd.core.model import State
 from secgroupd.errors import StoreError
+from secgroupd.ownership import hand_over
 from secgroupd.reconcile import Memory, Record
 
 FILE = "accepted.json"
@@ -77,6 +78,7 @@ class FileMemory:
             with open(os.open(fresh, flags, 0o600), "wb") as file:  # noqa: PTH123
                 file.write(content)
                 file.flush()
+                hand_over(file.fileno(), self._directory)
                 os.fsync(file.fileno())
             fresh.replace(self._path)
             self._sync_directory()

@@ -1,10 +1,9 @@
-"""Numbers about the agent's work, and their HTTP endpoint.
+"""Numbers about the agent's work, and the application that shows them.
 
 The loop's thread writes, the server's threads read. What is read from the kernel is read when
 somebody asks, so that nothing is done for metrics that nobody collects.
 """
 
-import socket
 import threading
 from bisect import bisect_left
 from collections import Counter
@@ -12,9 +11,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from socketserver import TCPServer
 from typing import Protocol
-from wsgiref.simple_server import WSGIRequestHandler
+from wsgiref.types import WSGIApplication
 
 from prometheus_client.core import (
     CounterMetricFamily,
@@ -23,7 +21,7 @@ from prometheus_client.core import (
     InfoMetricFamily,
     Metric,
 )
-from prometheus_client.exposition import ThreadingWSGIServer, make_wsgi_app
+from prometheus_client.exposition import make_wsgi_app
 from prometheus_client.registry import Collector, CollectorRegistry
 
 from secgroupd.core.clearing import Cleared, Scenario
@@ -89,6 +87,11 @@ class Metrics(Collector):
         self._repairs = 0
         self._cleared: Counter[str] = Counter()
         self.registry.register(self)
+
+    @property
+    def page(self) -> WSGIApplication:
+        """The application that answers every request with all metrics."""
+        return make_wsgi_app(self.registry)
 
     def show(self, snapshot: Snapshot) -> None:
         """Take what holds from now on."""
@@ -207,43 +210,3 @@ def _conntrack() -> Iterable[Metric]:
         except (OSError, ValueError):
             continue
         yield GaugeMetricFamily(f"secgroupd_conntrack_{name}", text, value=value)
-
-
-class Endpoint:
-    """Serves a registry by HTTP, to GET requests only.
-
-    Raises:
-        OSError: the address cannot be listened on, or the port is busy.
-    """
-
-    def __init__(self, listen: tuple[str, int], registry: CollectorRegistry) -> None:
-        server = _Server6 if ":" in listen[0] else _Server
-        self._server = server(listen, _Handler)
-        self._server.set_app(make_wsgi_app(registry))
-        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
-        self._thread.start()
-
-    def close(self) -> None:
-        """Stop serving and wait for the server's thread."""
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
-
-
-class _Server(ThreadingWSGIServer):
-    def server_bind(self) -> None:
-        # HTTPServer's own would ask the name service who we are, and wait for it.
-        TCPServer.server_bind(self)
-        self.server_name, self.server_port = self.server_address[:2]  # type: ignore[assignment]
-        self.setup_environ()
-
-
-class _Server6(_Server):
-    address_family = socket.AF_INET6
-
-
-class _Handler(WSGIRequestHandler):
-    timeout = 10.0
-
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-        """Log nothing: a scrape is no event."""

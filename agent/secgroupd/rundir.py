@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from secgroupd.errors import SecgroupdError
+from secgroupd.ownership import hand_over
 
 LOCK, STATUS = "lock", "status.json"
 MODE = 0o750
@@ -33,9 +34,15 @@ def lock(directory: Path) -> int:
 
     Raises:
         AlreadyRunning: another process holds it.
+        SecgroupdError: the file cannot be made.
     """
-    descriptor = os.open(directory / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
     try:
+        descriptor = os.open(directory / LOCK, flags, 0o640)
+    except OSError as error:
+        raise SecgroupdError(f"cannot make {directory / LOCK}: {error.strerror}") from error
+    try:
+        hand_over(descriptor, directory)
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         os.close(descriptor)

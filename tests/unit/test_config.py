@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from secgroupd.config import Settings, load, parse
+from secgroupd.config import Serving, Settings, load, parse
 from secgroupd.core.document import Limits
 from secgroupd.core.model import Clearing
 from secgroupd.errors import SettingsError
@@ -16,7 +16,7 @@ host_id: hv7
 state_dir: /srv/lib
 run_dir: /srv/run
 managed_interfaces: [tap*, "veth7", a-very-long-na*]
-metrics: {listen: "[::1]:9000"}
+metrics: {listen: "[::1]:9000", cert_file: /srv/cert, key_file: /srv/key, token_file: /srv/token}
 clearing: strict
 adoption_grace: 0
 resync_interval: 0.5
@@ -42,7 +42,12 @@ def test_every_key_is_taken() -> None:
         state_dir=Path("/srv/lib"),
         run_dir=Path("/srv/run"),
         managed_interfaces=("tap*", "veth7", "a-very-long-na*"),
-        metrics_listen=("::1", 9000),
+        metrics=Serving(
+            listen=("::1", 9000),
+            cert_file=Path("/srv/cert"),
+            key_file=Path("/srv/key"),
+            token_file=Path("/srv/token"),
+        ),
         clearing=Clearing.STRICT,
         adoption_grace=0.0,
         resync_interval=0.5,
@@ -57,11 +62,25 @@ def test_json_is_taken_too() -> None:
 
 @pytest.mark.parametrize("value", ['""', "null", "~"])
 def test_metrics_can_be_switched_off(value: str) -> None:
-    assert parse("s.yaml", f"metrics: {{listen: {value}}}").metrics_listen is None
+    assert parse("s.yaml", f"metrics: {{listen: {value}}}").metrics.listen is None
 
 
 def test_an_empty_section_keeps_its_defaults() -> None:
     assert parse("s.yaml", "metrics: {}\nsource:\n") == Settings()
+
+
+@pytest.mark.parametrize(
+    ("text", "problems"),
+    [
+        ("metrics:\n  cert_file: /a\n", [(2, 14, "tls-incomplete")]),
+        ("metrics: {key_file: /a}", [(1, 21, "tls-incomplete")]),
+        ("metrics: {cert_file: a, key_file: /a}", [(1, 22, "path")]),
+        ("metrics: {token_file: [a]}", [(1, 23, "not-a-scalar")]),
+        ("metrics: {token: secret}", [(1, 11, "unknown-field")]),
+    ],
+)
+def test_encryption_is_whole_or_refused(text: str, problems: list[tuple[int, int, str]]) -> None:
+    assert refused(text) == problems
 
 
 def test_every_problem_is_reported_with_its_place() -> None:

@@ -1,16 +1,13 @@
-"""What the metrics say, and how they are served."""
+"""What the metrics say."""
 
-import http.client
-import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
+from wsgiref.util import setup_testing_defaults
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import CollectorRegistry
 
 from secgroupd.core.clearing import Scenario
-from secgroupd.metrics import Endpoint, Metrics, PortState, Result, Snapshot
+from secgroupd.metrics import Metrics, PortState, Result, Snapshot
 
 
 @pytest.fixture
@@ -20,29 +17,6 @@ def metrics() -> Metrics:
 
 def value(metrics: Metrics, name: str, **labels: str) -> float | None:
     return metrics.registry.get_sample_value(name, labels)
-
-
-@contextmanager
-def served(metrics: Metrics, host: str = "127.0.0.1") -> Iterator[tuple[str, int]]:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family) as finder:
-        finder.bind((host, 0))
-        listen = host, finder.getsockname()[1]
-    endpoint = Endpoint(listen, metrics.registry)
-    try:
-        yield listen
-    finally:
-        endpoint.close()
-
-
-def request(listen: tuple[str, int], method: str) -> tuple[int, str]:
-    connection = http.client.HTTPConnection(*listen, timeout=10)
-    try:
-        connection.request(method, "/metrics")
-        answer = connection.getresponse()
-        return answer.status, answer.read().decode()
-    finally:
-        connection.close()
 
 
 def test_everything_is_there_from_the_start(metrics: Metrics) -> None:
@@ -91,27 +65,13 @@ def test_what_holds_now_replaces_what_held_before(metrics: Metrics) -> None:
     assert value(metrics, "secgroupd_ports", state="waiting") == 0
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
-def test_it_is_served_and_every_metric_has_a_help_text(metrics: Metrics, host: str) -> None:
+def test_every_metric_has_a_help_text(metrics: Metrics) -> None:
     metrics.show(Snapshot('odd "id"\n\\', 1.0))
     metrics.count_cleared({"p": frozenset({Scenario.STRICT})}, ["p"])
-    with served(metrics, host) as listen:
-        status, text = request(listen, "GET")
-    assert status == 200
-    families = list(text_string_to_metric_families(text))
+    environ: dict[str, object] = {}
+    setup_testing_defaults(environ)
+    (page,) = metrics.page(environ, lambda *_: bytes)
+    families = list(text_string_to_metric_families(page.decode()))
     assert len(families) >= 8
     for family in families:
         assert family.name.startswith("secgroupd_") and family.documentation.endswith(".")
-
-
-@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "HEAD"])
-def test_nothing_but_get_is_answered(metrics: Metrics, method: str) -> None:
-    with served(metrics) as listen:
-        assert request(listen, method)[0] == 405
-
-
-def test_a_busy_port_is_an_error_and_free_again_after_closing(metrics: Metrics) -> None:
-    with served(metrics) as listen, pytest.raises(OSError, match="in use"):
-        Endpoint(listen, metrics.registry)
-    endpoint = Endpoint(listen, metrics.registry)
-    endpoint.close()

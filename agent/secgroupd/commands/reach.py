@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from secgroupd.commands.arguments import Verbs, add_document, add_json, add_verb
 from secgroupd.commands.documents import load_settings, read, read_file
@@ -16,9 +17,11 @@ from secgroupd.core.questions import Expectation, answers, parse_tests
 from secgroupd.core.reachability import Answer, End
 from secgroupd.core.ruleset import quotable
 from secgroupd.dataplane.nft import Nft
-from secgroupd.proving.namespaces import Lab
-from secgroupd.proving.reachability import FlowQuestion, observe
+from secgroupd.errors import DataplaneError
 from secgroupd.reconcile import Reconciler
+
+if TYPE_CHECKING:
+    from secgroupd.proving.namespaces import Lab
 
 
 def add(verbs: Verbs) -> None:
@@ -92,8 +95,14 @@ def sent(
         DataplaneError: the namespaces could not be made, or the kernel refused the ruleset.
         QuestionError: no packet can put the question.
     """
+    try:
+        # Here, because nothing else needs what the laboratory is built with.
+        from secgroupd.proving.reachability import FlowQuestion, observe  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        message = f"--kernel needs the Python module {error.name}: install python3-pyroute2"
+        raise DataplaneError(message) from error
 
-    def enforce(lab: Lab, state: State) -> None:
+    def enforce(lab: "Lab", state: State) -> None:
         bindings = {port.id: _binding(lab, port.interface) for port in Policy(state).ports.values()}
         with lab.hv.enter(), Nft() as nft:
             Reconciler(nft, managed=managed).apply(state, bindings)
@@ -119,7 +128,7 @@ def sent(
     )
 
 
-def _binding(lab: Lab, interface: str | None) -> Binding:
+def _binding(lab: "Lab", interface: str | None) -> Binding:
     name = interface or ""
     attached = lab.ports.get(name)
     return Binding(name, None if attached is None or quotable(name) else attached.index)

@@ -1,0 +1,109 @@
+"""``guard``: what makes a host safe before anything of it has started.
+
+It enforces what was accepted last, and nothing else: the document may not be readable yet, or be
+refused, and is the daemon's to judge. The record it leaves is the one that a daemon would leave.
+"""
+
+import argparse
+import os
+from contextlib import ExitStack
+
+from secgroupd.commands.arguments import Verbs, add_verb
+from secgroupd.commands.documents import load_settings
+from secgroupd.commands.output import complain, complain_of, counted, write
+from secgroupd.config import Settings
+from secgroupd.core.bindings import bind
+from secgroupd.core.model import State
+from secgroupd.core.policy import Policy
+from secgroupd.dataplane.links import Links
+from secgroupd.dataplane.nft import Nft
+from secgroupd.errors import DataplaneError, SecgroupdError, SettingsError
+from secgroupd.memory import FileMemory, PatientMemory
+from secgroupd.reconcile import Forgetful, Memory, Reconciler
+from secgroupd.rundir import AlreadyRunning, lock, make_directory
+
+EXIT_GUARDED, EXIT_NOT_GUARDED = 0, 1
+
+
+def add(verbs: Verbs) -> None:
+    """Add the verb to the parser."""
+    verb = add_verb(
+        verbs,
+        "guard",
+        "enforce what was accepted last, or close managed interfaces, before instances start",
+        "0: enforced or closed, 1: at best closed, and something is wrong",
+    )
+    verb.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Guard the host until the daemon does."""
+    try:
+        settings = load_settings(args.config)
+    except SettingsError as error:
+        complain_of(error.problems)
+        complain("secgroupctl: the settings are refused: guarding by the defaults")
+        _close(Settings())
+        return EXIT_NOT_GUARDED
+    with ExitStack() as held:
+        try:
+            make_directory(settings.run_dir)
+            held.callback(os.close, lock(settings.run_dir))
+        except AlreadyRunning:
+            write("a daemon runs: it guards")
+            return EXIT_GUARDED
+        except SecgroupdError as error:
+            # Without a lock the worst is a daemon that must repair what is done here.
+            complain(f"secgroupctl: warning: {error}")
+        return _guard(settings)
+
+
+def _guard(settings: Settings) -> int:
+    store = FileMemory(settings.state_dir)
+    memory = PatientMemory(store)
+    accepted = memory.load().accepted
+    if store.trouble:
+        complain(f"secgroupctl: warning: {store.trouble}")
+    if accepted is None:
+        _close(settings)
+        return EXIT_GUARDED
+    try:
+        _enforce(accepted, settings, memory)
+    except DataplaneError as error:
+        complain(f"secgroupctl: what was accepted last is not enforced: {error}")
+        _close(settings)
+        return EXIT_NOT_GUARDED
+    if memory.trouble:
+        complain(f"secgroupctl: warning: {memory.trouble}")
+    return EXIT_GUARDED
+
+
+def _enforce(state: State, settings: Settings, memory: Memory) -> None:
+    with Nft() as nft, Links() as links:
+        reconciler = Reconciler(
+            nft,
+            memory,
+            managed=settings.managed_interfaces,
+            mode=settings.clearing,
+            grace=int(settings.adoption_grace),
+            timeouts=settings.timeouts,
+        )
+        bound = bind(Policy(state), settings.host_id, links.read(), reconciler.bridging)
+        reconciler.apply(state, bound.bindings)
+    write(f"enforced: revision {state.revision}, {counted(len(bound.bindings), 'port')}")
+
+
+def _close(settings: Settings) -> None:
+    """Close what is managed, unless the tables are there already: they know more than nothing does.
+
+    No record is left of it: an empty document that nobody wrote must not count as accepted.
+    """
+    with Nft() as nft:
+        reconciler = Reconciler(nft, Forgetful(), managed=settings.managed_interfaces)
+        closed = reconciler.propose(State(), {})
+        # Some of them alone would leave open what the others guarded.
+        if all(nft.observe(family) is not None for family in closed.tables):
+            write("the rules that are there stay")
+            return
+        reconciler.apply(State(), {})
+    write(f"closed: {', '.join(settings.managed_interfaces) or 'nothing is managed'}")

@@ -1,0 +1,209 @@
+"""The Debian package: built, installed into a fresh Debian, booted there, removed and purged."""
+
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SUITE = "bookworm"
+DEPENDENCIES = "nftables,netbase,python3,python3-nftables,python3-prometheus-client,python3-yaml"
+BESIDES = "dbus,iproute2,python3-pyroute2,systemd,systemd-sysv"
+
+OFFLINE = """
+mount -t proc proc /proc
+[ -c /dev/null ] || mknod -m 666 /dev/null c 1 3
+ip link set lo up
+as_agent() {
+    setpriv --reuid secgroupd --regid secgroupd --clear-groups --no-new-privs \\
+        --bounding-set -all,+net_admin --inh-caps -all,+net_admin --ambient-caps -all,+net_admin "$@"
+}
+say() { echo "$1=$(echo $2)"; }
+install -d -o secgroupd -g secgroupd -m 750 /run/secgroupd
+say owners "$(stat -c '%U:%G:%a' /etc/secgroupd/state.d /var/lib/secgroupd)"
+say enabled "$(ls /etc/systemd/system/libvirtd.service.requires)"
+say guard "$(as_agent secgroupctl guard)"
+say apply "$(secgroupctl apply /root/cloud.yaml >/dev/null && as_agent secgroupctl guard)"
+say kernel "$(secgroupctl test --kernel /root/cloud.yaml /root/tests.yaml | tail -1)"
+nft add table ip other
+nft 'add chain ip other secgroupd'
+dpkg --remove secgroupd >/dev/null
+say removed "$(nft list tables inet; nft list tables ip) $(ls -d /etc/systemd/system/*.requires/* 2>/dev/null)"
+dpkg -i /root/secgroupd.deb >/dev/null 2>&1
+say again "$(ls /etc/systemd/system/libvirtd.service.requires) $(as_agent secgroupctl guard)"
+dpkg --purge secgroupd >/dev/null 2>&1
+say purged "$(nft list tables) $(ls -d /var/lib/secgroupd /run/secgroupd 2>/dev/null)"
+say settings "$(ls /etc/secgroupd 2>/dev/null)"
+"""
+
+PROBE = """#!/bin/sh
+exec >/root/out 2>&1
+say() { echo "$1=$(echo $2)"; }
+is() { systemctl is-active "$@"; }
+pid() { systemctl show -p MainPID --value secgroupd; }
+count() { journalctl -u secgroupd | grep -c "$1"; }
+await() { for _ in $(seq 300); do eval "$1" && return; sleep 0.1; done; echo "never: $1"; }
+say active "$(is secgroupd-guard secgroupd libvirtd)"
+say seen-by-libvirtd "$(cat /run/seen)"
+say process "$(grep -E '^(CapEff|CapBnd|NoNewPrivs|Seccomp):' /proc/$(pid)/status)"
+say user "$(stat -c %U /proc/$(pid))"
+say healthy "$(secgroupctl status --json | grep -o '"healthy": true')"
+before=$(pid)
+systemctl reload secgroupd
+await '[ $(count settings-reloaded) = 1 ]'
+say reloaded "$(is secgroupd) $([ $before = $(pid) ] && echo same-process)"
+systemctl restart secgroupd
+say restarted "$(is secgroupd) $(nft list tables inet; nft list tables ip)"
+before=$(pid)
+kill -KILL $before
+await 'is --quiet secgroupd && [ $(pid) != $before ]'
+say killed "$(is secgroupd) $(nft list tables inet; nft list tables ip)"
+before=$(pid)
+kill -STOP $before
+await 'is --quiet secgroupd && [ $(pid) != $before ] && [ $(pid) != 0 ]'
+say hung "$(journalctl -u secgroupd | grep -o 'Watchdog timeout') $(is secgroupd)"
+systemctl stop secgroupd-guard 2>/dev/null || say guard-stays "$(is secgroupd-guard libvirtd)"
+before=$(pid)
+dpkg -i /root/secgroupd.deb >/dev/null 2>&1
+say upgraded "$(is secgroupd) $([ $before != $(pid) ] && echo another-process)"
+systemctl stop secgroupd
+dpkg -i /root/secgroupd.deb >/dev/null 2>&1
+say upgraded-while-stopped "$(is secgroupd) $(nft list tables inet; nft list tables ip)"
+systemctl start secgroupd
+dpkg --remove secgroupd >/dev/null
+say removed "$(is secgroupd) $(nft list tables inet; nft list tables ip)"
+systemctl restart libvirtd
+say libvirtd-without-it "$(is libvirtd)"
+dpkg --purge secgroupd >/dev/null 2>&1
+say purged "$(nft list tables)"
+sync
+systemctl --force --force poweroff
+"""
+
+PROBE_UNIT = """[Unit]
+After=secgroupd.service libvirtd.service
+Wants=libvirtd.service
+[Service]
+Type=oneshot
+ExecStart=/root/probe
+"""
+
+LIBVIRTD = """[Service]
+Type=oneshot
+RemainAfterExit=yes
+ExecStart=/bin/sh -c 'nft list tables inet > /run/seen'
+"""
+
+
+def run(*command: str | Path, check: bool = True) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if check:
+        assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+    return done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    copy = tmp_path_factory.mktemp("source")
+    for name in ("agent", "completion", "debian", "man", "systemd"):
+        shutil.copytree(ROOT / name, copy / name)
+    for name in ("CHANGELOG.md", "LICENSE", "Makefile", "README.md"):
+        shutil.copy(ROOT / name, copy)
+    run("make", "-C", copy, "deb")
+    (found,) = (copy / "dist").iterdir()
+    return found
+
+
+@pytest.fixture(scope="module")
+def debian(package: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A fresh Debian that has installed the package with apt."""
+    root = tmp_path_factory.mktemp("debian") / "root"
+    deb = package.rename(package.with_name("secgroupd.deb"))
+    sources = Path("/etc/apt/sources.list.d").glob("debian.sources")
+    install = "apt-get install -y -q --no-install-recommends /root/secgroupd.deb"
+    files = f"{deb} {ROOT}/examples/cloud.yaml {ROOT}/examples/tests.yaml"
+    options = [
+        "--mode=root",
+        "--variant=apt",
+        f"--include={DEPENDENCIES},{BESIDES}",
+        f"--customize-hook=copy-in {files} /root",
+        f'--customize-hook=chroot "$1" {install}',
+    ]
+    run("mmdebstrap", *options, SUITE, root, *sources)
+    yield root
+    shutil.rmtree(root)
+
+
+@pytest.fixture
+def fresh(debian: Path, tmp_path: Path) -> Iterator[Path]:
+    copy = tmp_path / "root"
+    run("cp", "-a", debian, copy)
+    yield copy
+    shutil.rmtree(copy)
+
+
+def said(text: str) -> dict[str, str]:
+    return dict(re.findall(r"^([a-z-]+)=(.*)$", text, re.MULTILINE))
+
+
+def test_the_package_is_a_good_one(package: Path) -> None:
+    run("lintian", "--allow-root", "--fail-on=error,warning", package)
+
+
+def test_it_is_installed_guards_and_goes(fresh: Path) -> None:
+    (fresh / "root" / "offline").write_text(OFFLINE)
+    isolated = ("unshare", "--net", "--mount", "--pid", "--fork", "--kill-child")
+    found = said(run(*isolated, "chroot", fresh, "sh", "-u", "/root/offline"))
+    revision = found["apply"].split(",")[0]
+    assert re.fullmatch("enforced: revision [0-9a-f]+", revision), found
+    assert found == {
+        "owners": "root:secgroupd:750 secgroupd:secgroupd:700",
+        "enabled": "secgroupd-guard.service",
+        "guard": "closed: tap*, vnet*",
+        "apply": f"{revision}, 4 ports",
+        "kernel": "14 tests: all as expected",
+        "removed": "table inet secgroupd table ip other",
+        "again": f"secgroupd-guard.service {revision}, 4 ports",
+        "purged": "table ip other",
+        "settings": "",
+    }
+
+
+def test_systemd_starts_watches_reloads_and_stops_it(fresh: Path) -> None:
+    """With systemd as process 1 of a container that has a network namespace of its own."""
+    units = fresh / "etc/systemd/system"
+    (units / "libvirtd.service").write_text(LIBVIRTD)
+    (units / "probe.service").write_text(PROBE_UNIT)
+    (units / "multi-user.target.wants" / "probe.service").symlink_to("../probe.service")
+    (units / "secgroupd.service.d").mkdir()
+    short = "[Service]\nWatchdogSec=3\n"
+    (units / "secgroupd.service.d" / "short.conf").write_text(short)
+    probe = fresh / "root" / "probe"
+    probe.write_text(PROBE)
+    probe.chmod(0o755)
+    shutil.copy(ROOT / "examples/cloud.yaml", fresh / "etc/secgroupd/state.d")
+    container = ("systemd-nspawn", "--register=no", "--keep-unit", "--private-network", "--quiet")
+    console = ("--capability=CAP_NET_ADMIN", "--console=pipe", f"--directory={fresh}")
+    log = run("timeout", "180", *container, *console, "/lib/systemd/systemd", check=False)
+    out = fresh / "root" / "out"
+    assert out.exists(), log
+    assert said(out.read_text()) == {
+        "active": "active active active",
+        "seen-by-libvirtd": "table inet secgroupd",
+        "process": "CapEff: 0000000000001000 CapBnd: 0000000000001000 NoNewPrivs: 1 Seccomp: 2",
+        "user": "secgroupd",
+        "healthy": '"healthy": true',
+        "reloaded": "active same-process",
+        "restarted": "active table inet secgroupd",
+        "killed": "active table inet secgroupd",
+        "hung": "Watchdog timeout active",
+        "guard-stays": "active active",
+        "upgraded": "active another-process",
+        "upgraded-while-stopped": "inactive table inet secgroupd",
+        "removed": "inactive table inet secgroupd",
+        "libvirtd-without-it": "active",
+        "purged": "",
+    }, out.read_text()
