@@ -215,12 +215,13 @@ class Reconciler:
         )
 
     def enforces_something(self) -> bool:
-        """Tell whether the kernel has a table of the agent's, whoever made it.
+        """Tell whether the agent's tables are there, whoever made them: those that close ports.
 
         Raises:
             DataplaneError: the kernel could not be read.
         """
-        return bool(self._observed())
+        needed = {"inet"} if self.bridging is Bridging.NONE else {"inet", "bridge"}
+        return needed <= self._observed().keys()
 
     def disturbed(self) -> bool:
         """Tell whether anybody has changed any table since the last cycle.

@@ -14,6 +14,7 @@ import pytest
 from tests.builders import both, group, port, rule, state
 from tests.enforcing import bindings, enforcer
 from tests.netns.conversations import Conversation, Conversations, End, exchange, settle
+from tests.tables import family
 
 from secgroupd.core.model import ICMP, SCTP, TCP, UDP, Clearing, State
 from secgroupd.core.policy import Policy
@@ -128,9 +129,9 @@ def test_a_flow_that_slipped_in_while_the_table_was_gone_is_cut(direction: str) 
     other = "egress" if direction == "ingress" else "ingress"
     closed = state([group("g", *both(other))], [port("server", ["g"], [SERVER], interface="tap1")])
     with running(closed) as (lab, talk, reconciler):
-        lab.hv.run(["nft", "-f", "-"], stdin=TRACKING)
+        lab.hv.run(["nft", "-f", "-"], stdin=TRACKING.replace("inet", family(lab)))
         kept = outbound(lab, talk) if direction == "ingress" else inbound(lab, talk)
-        lab.hv.run(["nft", "delete", "table", "inet", "secgroupd"])
+        lab.hv.run(["nft", "delete", "table", family(lab), "secgroupd"])
         slipped = inbound(lab, talk, 7000) if direction == "ingress" else outbound(lab, talk, 7000)
         outcome = reconciler.apply(closed, bindings(lab, closed))
         assert outcome.drift
@@ -367,7 +368,7 @@ def test_a_port_met_with_running_traffic_keeps_it() -> None:
             assert_alive(flows)
             settle(flows)
             lab.forget()
-            lab.hv.run(["nft", "flush", "set", "inet", "secgroupd", "adopting"])
+            lab.hv.run(["nft", "flush", "set", family(lab), "secgroupd", "adopting"])
             # Grace is over, and with it the benefit of the doubt: only a client may pick up.
             assert exchange(flows[:1], "server", expected=0) == set()
             assert exchange(flows[:1], "client") == {flows[0].name}
@@ -389,7 +390,7 @@ def test_what_is_denied_in_the_time_of_grace_does_not_come_back_by_it() -> None:
                 judge = Judge(Policy(DENYING), outcome.generations, bindings(lab, DENYING))
                 assert sweep(table, judge, outcome.cleared, {"server"}).deleted == 0
                 assert_cut(flows)
-                lab.hv.run(["nft", "flush", "set", "inet", "secgroupd", "adopting"])
+                lab.hv.run(["nft", "flush", "set", family(lab), "secgroupd", "adopting"])
                 assert sweep(table, judge, {}).deleted == 1
             assert_cut(flows)
 

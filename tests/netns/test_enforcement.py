@@ -10,6 +10,7 @@ from ipaddress import ip_address
 import pytest
 from tests.builders import both, group, port, rule, state
 from tests.enforcing import bindings, enforce, enforcer, kernel
+from tests.tables import family
 
 from secgroupd.core.compiler import FAMILIES
 from secgroupd.core.model import ICMP, TCP, UDP, State
@@ -244,13 +245,14 @@ def test_what_drifted_is_repaired_by_the_smallest_change() -> None:
         _build(lab, made)
         with enforcer(lab) as reconciler:
             reconciler.apply(made, bindings(lab, made))
+            table = f"{family(lab)} secgroupd"
             damages = [
-                "insert rule inet secgroupd from_port accept",
-                "flush chain inet secgroupd deny_in",
-                "delete element inet secgroupd ports_to_4096 { tap1 }",
-                "flush chain inet secgroupd to_port",
-                "delete table inet secgroupd",
-                "add chain inet secgroupd stray",
+                f"insert rule {table} from_port accept",
+                f"flush chain {table} deny_in",
+                f"delete element {table} ports_to_4096 {{ tap1 }}",
+                f"flush chain {table} to_port",
+                f"delete table {table}",
+                f"add chain {table} stranger",
             ]
             for damage in damages:
                 lab.hv.run(["nft", damage])
@@ -334,10 +336,12 @@ def test_no_packet_leaks_or_is_lost_while_the_table_is_swapped() -> None:
                 for turn in range(60):
                     made = other if turn % 2 == 0 else one
                     if turn % 3 == 2:  # also the change of a declaration, which refills every chain
-                        there = reconciler.propose(made, bindings(lab, made)).tables["inet"]
+                        there = reconciler.propose(made, bindings(lab, made)).tables[family(lab)]
                         other_size = replace(there.sets["adopting"], size=1024)
                         sets = {**there.sets, "adopting": other_size}
-                        plan = diff(replace(there, sets=sets), reconciler.kernel.observe())
+                        plan = diff(
+                            replace(there, sets=sets), reconciler.kernel.observe(family(lab))
+                        )
                         assert any(line.text.startswith("delete set") for line in plan.lines)
                         reconciler.kernel.commit(plan)
                     assert reconciler.apply(made, bindings(lab, made)).policy

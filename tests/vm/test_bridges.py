@@ -377,12 +377,6 @@ def test_a_port_is_followed_between_bridges_and_the_host(moving: Agent, identity
     moving.start()
 
     def enforced() -> bool:
-        print(
-            moving.passes(1000),
-            moving.passes(1001),
-            moving.log.read_text()[-1500:],
-            lab.hv.run(["ip", "-d", "link", "show", "tap1"]).stdout,
-        )
         return (moving.passes(1000), moving.passes(1001)) == (True, False)
 
     assert enforced()

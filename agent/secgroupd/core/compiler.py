@@ -458,11 +458,13 @@ class _Compiler:
         # Related to a connection or not: a port is no router.
         types = ", ".join(str(kind) for kind in sorted(ICMP_ROUTER_TYPES))
         no_router = [] if inbound else [f"icmp type {{ {types} }} {deny}"]
+        pieces = self._later_fragments() if inbound and self._bridged else []
         seen = self.draft.chain(
             f"{side}_seen_{stem}",
             [
                 *no_router,
                 f"ct state invalid,untracked goto {odd}",
+                *pieces,
                 f"ct state related jump {names.RELATED_TO if inbound else names.RELATED_FROM}",
                 f"ct direction reply goto {replied}",
                 *(established if self._trusting and inbound else []),
@@ -473,14 +475,22 @@ class _Compiler:
         )
         syn_only = f"tcp flags & (fin | syn | rst | ack) != syn jump {names.MIDSTREAM}"
         first = [] if inbound else [syn_only]
-        # What the host routes into a bridge is in fragments by now. The first was judged as any
-        # packet and has stamped the connection; the others tell no port, and come this far.
-        last = [f"jump {names.KNOWN_TO}"] if inbound and self._bridged else []
         self.draft.chain(
             f"{side}_{stem}",
-            [f"ct state != new goto {seen}", *first, *own.first, *last, deny],
+            [f"ct state != new goto {seen}", *pieces, *first, *own.first, deny],
             origin,
         )
+
+    def _later_fragments(self) -> list[str]:
+        """Return lines that keep fragments which tell no ports from being judged by them.
+
+        What the host routes into a bridge may be in fragments when it leaves. The first one is
+        judged like any packet, and its connection stamped; with it, the others pass.
+        """
+        chain = self.draft.chain(
+            names.FRAGMENT, [f"jump {names.KNOWN_TO}", f"goto {names.DENY_IN}"]
+        )
+        return [f"ip frag-off & 0x1fff != 0 goto {chain}", f"frag frag-off != 0 goto {chain}"]
 
     def _service_map(self, scope: "_Scope", services: Services) -> str:
         """Make the map from protocol and port to the chain of the class; return its name."""

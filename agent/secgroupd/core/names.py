@@ -51,6 +51,9 @@ UNTAGGED = "untagged"
 STRANGE = "strange"
 """On bridges: only frames that rules can judge come from a port or reach one."""
 
+FRAGMENT = "fragment"
+"""On bridges: fragments other than the first, of what the host has routed there."""
+
 STRAY = "stray"
 HOME = "home"
 """On bridges: unicast frames that are flooded to a port and meant for another one end here."""

@@ -179,7 +179,11 @@ class Nft(Closing):
         self._stop()
         try:
             self._worker = subprocess.Popen(
-                [sys.executable, "-m", "secgroupd.dataplane.nft_worker", str(self._namespace)],
+                # -P: what lies in the directory that somebody happens to be in is none of ours.
+                [
+                    *(sys.executable, "-P", "-m", "secgroupd.dataplane.nft_worker"),
+                    str(self._namespace),
+                ],
                 pass_fds=[self._namespace],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
