@@ -33,7 +33,7 @@ def made(wired: Wiring, kind: Kind = "veth", count: int = 3) -> Lab:
         lab.add_port(interface=f"tap{at}", addresses=[f"10.0.0.{at}", f"fd00::{at}"], kind=kind)
     for address in OUTSIDE:
         lab.outside_address(address)
-    lab.hv.run(["ip", "address", "add", str(HOST[1]), "dev", "lo"])
+    lab.hv.run(["ip", "address", "add", str(HOST[1]), "dev", "lo", "nodad"])
     return lab
 
 
