@@ -283,7 +283,7 @@ def test_the_host_is_an_end_like_any_other(bench: Bench, outward: bool) -> None:
 @pytest.mark.parametrize("outward", [False, True], ids=["to the host", "from the host"])
 def test_the_host_in_ipv6(bench: Bench, outward: bool) -> None:
     host_address = ip_address("2001:db8:1::1")
-    bench.lab.hv.run(["ip", "address", "replace", str(host_address), "dev", "lo"])
+    bench.lab.hv.run(["ip", "address", "replace", str(host_address), "dev", "lo", "nodad"])
     ends = [
         (bench.left.namespace, bench.left.addresses[1]),
         (bench.lab.hv, host_address),

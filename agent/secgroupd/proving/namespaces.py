@@ -293,6 +293,11 @@ class Lab:
             if on is None:
                 wiring.be_gateway(self.hv, index)
             wiring.use_gateway(guest, guest_index, host_mac if on is None else wiring.BRIDGE_MAC)
+            if kind == "veth":  # a tap has its carrier from the start
+                wiring.await_up(guest, guest_index)
+                wiring.await_up(self.hv, index)
+            if on is not None:
+                wiring.await_up(self.hv, on)
             undo.pop_all()
         return Attachment(
             interface=interface,
@@ -312,6 +317,7 @@ class Lab:
         check_apart([*(one for one in self._attached if one is not old), moved])
         if bridge is not None:
             wiring.put_on_bridge(self.hv, interface, self._bridge(bridge))
+            wiring.await_up(self.hv, self._bridge(bridge))
         elif old.bridge is not None:
             wiring.take_off_bridge(self.hv, interface)
         gateway = moved.host_mac if bridge is None else wiring.BRIDGE_MAC

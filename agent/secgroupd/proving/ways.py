@@ -1,21 +1,11 @@
 """Who reaches which address over which interface at whose MAC, as a lab's wiring asks for."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 
 from secgroupd.core.model import Address
-from secgroupd.proving import wiring
 from secgroupd.proving.attachment import Attachment
 from secgroupd.proving.netns import Namespace
-
-
-@dataclass(frozen=True, slots=True)
-class Way:
-    """Over the interface with this index, at this MAC."""
-
-    index: int
-    mac: str
-
+from secgroupd.proving.wiring import Way, change_ways
 
 Table = Mapping[Address, Way]
 """What one namespace knows; all the rest is behind the gateway."""
@@ -82,14 +72,14 @@ class Ways:
         """
         for namespace, table in wanted.items():
             known = self._known.get(namespace, {})
-            # Known before it is written: what fails halfway is taken back by the next call.
-            self._known[namespace] = {**known, **table}
-            for address, way in table.items():
-                if known.get(address) != way:
-                    wiring.route_to(namespace, way.index, (address,), way.mac)
-            for address, way in known.items():
-                if address not in table or table[address].index != way.index:
-                    wiring.forget(namespace, way.index, (address,))
+            gained = {a: way for a, way in table.items() if known.get(a) != way}
+            lost = {
+                a: way for a, way in known.items() if a not in table or table[a].index != way.index
+            }
+            if gained or lost:
+                # Known before it is written: what fails halfway is taken back by the next call.
+                self._known[namespace] = {**known, **table}
+                change_ways(namespace, gained, lost)
             self._known[namespace] = table
         for namespace in self._known.keys() - wanted.keys():
             del self._known[namespace]

@@ -6,12 +6,14 @@ hold any character that the kernel takes.
 """
 
 import os
-from collections.abc import Iterator
+import select
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from errno import ENODEV, ENOENT, ESRCH
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
-from socket import AF_INET, AF_INET6
+from socket import AF_INET, AF_INET6, AF_NETLINK, NETLINK_ROUTE, SOCK_RAW
 from typing import Any
 
 from pyroute2 import IPRoute
@@ -35,6 +37,9 @@ _NO_DAD = 0x02
 _ON_LINK = 0x04
 _QUEUE_FRAMES = 4096
 _LONGEST_NAME = 15
+_LINK_EVENTS = 1
+_LONGEST_EVENT = 65536
+_PATIENCE = 10.0
 
 
 @contextmanager
@@ -125,6 +130,27 @@ def set_up(namespace: Namespace, interface: str, mac: str, *, alias: str | None 
     return index
 
 
+def await_up(namespace: Namespace, index: int) -> None:
+    """Wait until an interface sends and receives what it is given.
+
+    When the other end of a cable comes up, the kernel starts the queue, the bridge port and the
+    IPv6 of this end a moment later, and until then packets are lost.
+
+    Raises:
+        DataplaneError: That does not happen within some seconds.
+    """
+    with (
+        namespace.socket(AF_NETLINK, SOCK_RAW, NETLINK_ROUTE) as events,
+        netlink(namespace) as route,
+    ):
+        events.bind((0, _LINK_EVENTS))
+        while route.get_links(index)[0].get_attr("IFLA_OPERSTATE") != "UP":
+            ready, _, _ = select.select([events], [], [], _PATIENCE)
+            if not ready:
+                raise DataplaneError(f"the interface with index {index} does not come up")
+            events.recv(_LONGEST_EVENT)
+
+
 def be_gateway(host: Namespace, index: int) -> None:
     """Let an interface of the host have the gateways' link-local address.
 
@@ -209,32 +235,41 @@ def own_addresses(namespace: Namespace, index: int, addresses: tuple[Address, ..
             )
 
 
-def route_to(namespace: Namespace, index: int, addresses: tuple[Address, ...], mac: str) -> None:
-    """Route addresses to the interface with this index, behind which ``mac`` answers to them."""
-    with netlink(namespace) as route:
-        for address in addresses:
-            _add_neighbour(route, index, address, mac)
-            route.route(
-                "replace",
-                family=family_number(address),
-                dst=f"{address}/{address.max_prefixlen}",
-                oif=index,
-            )
+@dataclass(frozen=True, slots=True)
+class Way:
+    """How an address is reached: over the interface with this index, at this MAC."""
+
+    index: int
+    mac: str
 
 
-def forget(namespace: Namespace, index: int, addresses: tuple[Address, ...]) -> None:
-    """Delete what ``route_to`` gave; what went with its interface already is no error.
+def change_ways(
+    namespace: Namespace, gained: Mapping[Address, Way], lost: Mapping[Address, Way]
+) -> None:
+    """Give a namespace routes and neighbours, then take others away.
 
-    A route that leads over another interface by now stays.
+    What went with its interface already is no error, and a route that leads over another interface
+    by now stays.
+
+    Raises:
+        DataplaneError: The kernel refused.
     """
     with netlink(namespace) as route:
-        for address in addresses:
-            family = family_number(address)
-            whole = f"{address}/{address.max_prefixlen}"
+        for address, way in gained.items():
+            _add_neighbour(route, way.index, address, way.mac)
+            route.route("replace", **_host_route(address, way))
+        for address, way in lost.items():
             with _unless_gone():
-                route.neigh("del", family=family, dst=str(address), ifindex=index)
+                route.neigh(
+                    "del", family=family_number(address), dst=str(address), ifindex=way.index
+                )
             with _unless_gone():
-                route.route("del", family=family, dst=whole, oif=index)
+                route.route("del", **_host_route(address, way))
+
+
+def _host_route(address: Address, way: Way) -> dict[str, Any]:
+    whole = f"{address}/{address.max_prefixlen}"
+    return {"family": family_number(address), "dst": whole, "oif": way.index}
 
 
 @contextmanager
