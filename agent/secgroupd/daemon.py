@@ -108,7 +108,7 @@ class Daemon:
         sweeper = Sweeper(Conntrack, Nft)
         sweeper.start()
         self._open.callback(sweeper.stop)
-        metrics = Metrics(sweeps=sweeper)
+        metrics = Metrics(sweeps=sweeper, open_drops=Nft)
         self.guard = Guard(settings, reconciler, memory, self._links, sweeper, metrics)
         self._configure(settings)
         self._wake, waker = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)

@@ -175,6 +175,7 @@ class Guard:
                 last_success=self._last_success,
                 refused=bool(self.problems),
                 ports={state: states.count(state) for state in PortState},
+                interfaces={i: b.interface for i, b in self._bound.bindings.items()},
             )
         )
         status = {

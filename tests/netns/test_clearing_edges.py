@@ -129,7 +129,7 @@ def test_a_flow_that_slipped_in_while_the_table_was_gone_is_cut(direction: str) 
     other = "egress" if direction == "ingress" else "ingress"
     closed = state([group("g", *both(other))], [port("server", ["g"], [SERVER], interface="tap1")])
     with running(closed) as (lab, talk, reconciler):
-        lab.hv.run(["nft", "-f", "-"], stdin=TRACKING.replace("inet", family(lab)))
+        lab.hv.run(["nft", "-f", "-"], stdin=TRACKING.replace("ip", family(lab), 1))
         kept = outbound(lab, talk) if direction == "ingress" else inbound(lab, talk)
         lab.hv.run(["nft", "delete", "table", family(lab), "secgroupd"])
         slipped = inbound(lab, talk, 7000) if direction == "ingress" else outbound(lab, talk, 7000)

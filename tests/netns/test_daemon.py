@@ -17,7 +17,8 @@ from tests.enforcing import kernel
 from tests.netns.conversations import Conversations, exchange
 
 from secgroupd.cli import main
-from secgroupd.core.model import UDP
+from secgroupd.core.model import UDP, Address
+from secgroupd.proving import frames
 from secgroupd.proving.namespaces import Lab
 from secgroupd.proving.packets import Probe, probe
 
@@ -119,6 +120,18 @@ class Agent:
             dport=dport,
         )
         return probe(flow).delivered
+
+    def scrape(self) -> str:
+        """What the metrics endpoint says, nothing while it is not there."""
+        with self.lab.hv.enter():
+            connection = http.client.HTTPConnection("127.0.0.1", 9760, timeout=5)
+            try:
+                connection.request("GET", "/metrics")
+                return connection.getresponse().read().decode()
+            except OSError:
+                return ""
+            finally:
+                connection.close()
 
     def generation(self) -> int:
         with kernel(self.lab) as nft:
@@ -267,22 +280,41 @@ def test_metrics_are_served_and_a_busy_port_does_not_stop_it(agent: Agent) -> No
         agent.start()
         assert agent.passes(1000)
 
-    def served() -> str:
-        with agent.lab.hv.enter():
-            connection = http.client.HTTPConnection("127.0.0.1", 9760, timeout=5)
-            try:
-                connection.request("GET", "/metrics")
-                return connection.getresponse().read().decode()
-            except OSError:
-                return ""
-            finally:
-                connection.close()
-
-    await_that(served)
-    text = served()
+    await_that(agent.scrape)
+    text = agent.scrape()
     assert 'secgroupd_ports{state="enforced"} 1.0' in text
     assert f'secgroupd_revision_info{{revision="{agent.status()["revision"]}"}} 1.0' in text
     assert "secgroupd_conntrack_entries" in text and "secgroupd_conntrack_limit" in text
+
+
+def test_spoofs_are_counted_by_port_whatever_they_are_and_nothing_else_is(agent: Agent) -> None:
+    agent.give(document())
+    agent.start()
+    mine, thine = ip_address(SERVER), ip_address("10.0.0.2")
+    client = ip_address(CLIENT)
+    port = agent.lab.ports["tap1"]
+    host_mac = f"fe{port.mac[2:]}"
+
+    def dropped() -> str:
+        name = 'secgroupd_source_check_drops_total{port="p1"} '
+        return next((x[len(name) :] for x in agent.scrape().splitlines() if x.startswith(name)), "")
+
+    def packet(source: Address) -> bytes:
+        content = frames.udp(source, client, 4000, 4000, frames.nonce())
+        return frames.ethernet(port.mac, host_mac, frames.IPV4, content)
+
+    def announcement(address: Address) -> bytes:
+        content = frames.arp((port.mac, str(address)), (port.mac, str(address)), frames.nonce())
+        return frames.ethernet(port.mac, frames.BROADCAST, frames.ARP, content)
+
+    await_that(lambda: dropped() == "0.0")
+    frames.send(port.namespace, [packet(mine), announcement(mine)] * 3)
+    frames.send(port.namespace, [packet(thine), announcement(thine), packet(thine)])
+    await_that(lambda: dropped() not in {"0.0", "1.0", "2.0"})
+    assert dropped() == "3.0", "both of the table inet and the one of the table arp"
+    agent.lab.hv.run(["nft", "delete", "table", "inet", "secgroupd"])
+    await_that(lambda: agent.status()["drift_repairs"] == 1)
+    assert dropped() == "1.0", "what was counted goes with its table; the other one is still there"
 
 
 def test_settings_are_read_again_on_hangup(agent: Agent) -> None:

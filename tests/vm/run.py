@@ -14,13 +14,37 @@ from tests.vm.debian import Kernel, KernelMissing
 from tests.vm.machine import CPUS, GuestFailed, ProgramMissing, boot
 from tests.vm.plan import Plan
 
+THROUGH_NAT = (
+    "tests/netns/test_clearing_edges.py::"
+    "test_flows_through_the_hosts_nat_are_judged_by_what_the_instance_sees"
+)
+WORKERS = ("-n", str(CPUS))
+
 SELECTION = (
-    ("tests/vm",),
+    (*WORKERS, "tests/vm"),
     (
-        *("-n", str(CPUS)),
+        *WORKERS,
         "tests/netns/test_enforcement.py",
         "tests/netns/test_kernel_agrees.py",
         "tests/netns/test_clearing_kernel.py",
+    ),
+    (
+        *(*WORKERS, "--wiring=switched"),
+        "tests/netns/test_enforcement.py",
+        "tests/netns/test_kernel_agrees.py",
+        "tests/netns/test_worked_examples_kernel.py",
+        "tests/netns/test_clearing_kernel.py",
+        "tests/netns/test_clearing_edges.py",
+        "tests/netns/test_stale_replies.py",
+        "tests/netns/test_wirings.py",
+        # Behind switched ports there is no NAT of the host's.
+        f"--deselect={THROUGH_NAT}",
+    ),
+    (
+        *(*WORKERS, "--wiring=gateway"),
+        "tests/netns/test_enforcement.py",
+        "tests/netns/test_worked_examples_kernel.py",
+        THROUGH_NAT,
     ),
 )
 """What belongs to the tier: the arguments of each run of pytest, all in one guest."""

@@ -11,11 +11,12 @@ import select
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 
 from secgroupd.closing import Closing
 from secgroupd.core.compiler import Bridging
-from secgroupd.core.names import ADOPTING
+from secgroupd.core.names import ADOPTING, SPOOFS
 from secgroupd.core.plan import Line, Observed, Plan, combined, removal
 from secgroupd.dataplane import nft_read
 from secgroupd.dataplane.netlink import Netlink
@@ -74,6 +75,23 @@ class Nft(Closing):
         except OSError as error:
             raise DataplaneError(f"cannot read the set {ADOPTING}: {error}") from error
         return frozenset(key.rstrip(b"\0").decode() for key in keys)
+
+    def spoofs(self) -> Mapping[str, int]:
+        """Return how many packets the source check has dropped, by interface.
+
+        Interfaces whose names no rule can say are not counted by themselves, and not in it.
+
+        Raises:
+            DataplaneError: the counters could not be read.
+        """
+        found: Counter[str] = Counter()
+        try:
+            for family in nft_read.FAMILIES:
+                for key, number in nft_read.packets(self._netlink, family, SPOOFS).items():
+                    found[os.fsdecode(key.rstrip(b"\0"))] += number
+        except OSError as error:
+            raise DataplaneError(f"cannot read the sets {SPOOFS}: {error}") from error
+        return found
 
     def bridging(self) -> Bridging:
         """Find out what the kernel can do for ports on a bridge.

@@ -4,6 +4,7 @@
 own bytes are compared. Numbers are those of ``linux/netfilter/nf_tables.h``.
 """
 
+import errno
 import struct
 from collections.abc import Iterable, Iterator, Mapping
 
@@ -22,6 +23,7 @@ ARP_HOOK_NAMES = {0: "input", 1: "output"}
 
 FLAG_INTERVAL, FLAG_MAP, FLAG_TIMEOUT = 0x4, 0x8, 0x10
 ELEMENT_CATCHALL = 0x2
+ELEMENT_EXPRESSION, COUNTER_PACKETS = 7, 2
 VERDICTS = {0: "drop", 1: "accept", 0xFFFFFFFF: "continue", 0xFFFFFFFB: "return"}
 JUMP, GOTO = 0xFFFFFFFD, 0xFFFFFFFC
 
@@ -52,7 +54,7 @@ def observe(netlink: Netlink, family: str) -> Observed | None:
             found = None
         if generation(netlink) == before:
             return found
-    raise DumpInterrupted(4, "the ruleset kept changing while it was read")
+    raise DumpInterrupted(errno.EINTR, "the ruleset kept changing while it was read")
 
 
 def elements(netlink: Netlink, family: str, name: str) -> frozenset[bytes]:
@@ -65,6 +67,29 @@ def elements(netlink: Netlink, family: str, name: str) -> frozenset[bytes]:
         return frozenset(_elements(netlink, FAMILIES[family], name))
     except FileNotFoundError:
         return frozenset()
+
+
+def packets(netlink: Netlink, family: str, purpose: str) -> Mapping[bytes, int]:
+    """Return the packets that the elements of counting sets have counted, by key.
+
+    Args:
+        netlink: a socket.
+        family: that of the table; without a table nothing is counted.
+        purpose: what the names of the sets begin with, before their size.
+
+    Raises:
+        DumpInterrupted: the ruleset kept changing while it was read.
+        OSError: the kernel refused to show it.
+    """
+    for _ in range(READ_TRIES):
+        before = generation(netlink)
+        try:
+            found = _packets(netlink, FAMILIES[family], f"{purpose}_")
+        except FileNotFoundError:
+            found = {}
+        if generation(netlink) == before:
+            return found
+    raise DumpInterrupted(errno.EINTR, "the ruleset kept changing while it was read")
 
 
 def reobserve(netlink: Netlink, family: str, known: Observed, names: Iterable[str]) -> Observed:
@@ -187,17 +212,27 @@ def _size(description: memoryview) -> int | None:
     return None
 
 
+def _packets(netlink: Netlink, family: int, prefix: str) -> Mapping[bytes, int]:
+    found: dict[bytes, int] = {}
+    sets = netlink.dump(SUBSYSTEM | GET_SET, family, text_attribute(1, TABLE))
+    for name in [text(parts[2]) for parts in _ours(sets)]:
+        if name.startswith(prefix):
+            for element in _dumped(netlink, family, name):
+                key, _ = _element(element)
+                found[key] = found.get(key, 0) + _counted(element)
+    return found
+
+
 def _elements(netlink: Netlink, family: int, name: str) -> Mapping[bytes, str]:
+    return dict(_element(element) for element in _dumped(netlink, family, name))
+
+
+def _dumped(netlink: Netlink, family: int, name: str) -> Iterator[memoryview]:
     request = text_attribute(1, TABLE) + text_attribute(2, name)
-    found: dict[bytes, str] = {}
     for body in netlink.dump(SUBSYSTEM | GET_ELEMENTS, family, request):
         for kind, elements in attributes(body):
-            if kind != 3:
-                continue
-            for _, element in attributes(elements):
-                key, verdict = _element(element)
-                found[key] = verdict
-    return found
+            if kind == 3:
+                yield from (element for _, element in attributes(elements))
 
 
 def _element(element: memoryview) -> tuple[bytes, str]:
@@ -210,6 +245,16 @@ def _element(element: memoryview) -> tuple[bytes, str]:
         elif kind == 10:
             end = _data(payload)
     return key + end, verdict
+
+
+def _counted(element: memoryview) -> int:
+    """Return the packets of an element's counter (which is its only expression)."""
+    for kind, payload in attributes(element):
+        if kind == ELEMENT_EXPRESSION:
+            name, data = (value for _, value in attributes(payload))
+            if text(name) == "counter":
+                return int(struct.unpack(">Q", dict(attributes(data))[COUNTER_PACKETS])[0])
+    return 0
 
 
 def _data(payload: memoryview) -> bytes:
