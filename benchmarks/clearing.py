@@ -14,7 +14,7 @@ from dataclasses import replace
 from benchmarks.clouds import cloud
 from benchmarks.entries import fill
 
-from secgroupd.core.compiler import Binding
+from secgroupd.core.draft import Binding
 from secgroupd.core.model import Action, Direction, Rule, State
 from secgroupd.core.policy import Policy
 from secgroupd.core.tracked import Judge

@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, ip_address, ip_network
 
-from secgroupd.core.compiler import Binding
+from secgroupd.core.draft import Binding
 from secgroupd.core.model import (
     UDP,
     Direction,

@@ -290,7 +290,7 @@ class Reconciler:
             return ()
         accepted = self.record.accepted
         before = Policy(accepted) if accepted is not None else None
-        old, new = zones(before) if before else {}, zones(policy)
+        old, new = zones(before, self._local(before)) if before else {}, zones(policy, bindings)
         moved = {vpc_id for vpc_id, number in new.items() if old.get(vpc_id, number) != number}
         known = self.record.generations.minimum
         return tuple(
@@ -304,6 +304,10 @@ class Reconciler:
             and quotable(binding.interface)
             and (binding.bridge is None or self.bridging is Bridging.FULL)
         )
+
+    def _local(self, policy: Policy) -> list[str]:
+        """Return the ports of a policy that were here in the cycle before."""
+        return [port_id for port_id in self.record.bindings if port_id in policy.ports]
 
     def _commit(self, proposal: Proposal) -> None:
         plan = proposal.plan

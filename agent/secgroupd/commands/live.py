@@ -19,11 +19,12 @@ def would_be_cut(
     Raises:
         DataplaneError: the connection table cannot be read.
     """
-    local = proposal.cleared.keys() & bindings.keys()
-    if not local:
+    if not proposal.cleared.keys() & bindings.keys():
         return
-    judge = Judge(proposal.policy, proposal.record.generations, local)
-    yield from (found for found in stale(table, judge) if not found.decision.allowed)
+    judge = Judge(proposal.policy, proposal.record.generations, bindings)
+    for found in stale(table, judge):
+        if found.port.id in proposal.cleared and not found.decision.allowed:
+            yield found
 
 
 def described(inbound: Inbound) -> str:

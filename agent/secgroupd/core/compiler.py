@@ -274,7 +274,7 @@ class _Compiler:
         Besides ports: their VPC's uplinks, and bridges all of whose ports are in one zone, for what
         comes from the rest of such a bridge, and what the host sends into it.
         """
-        by_vpc = zones(self.policy)
+        by_vpc = zones(self.policy, self.host.bindings)
         found: dict[Binding, int] = {}
         on_bridge: dict[str, set[int]] = {}
         for port_id, binding in self.host.bindings.items():

@@ -73,11 +73,12 @@ class Judge:
 
     @cached_property
     def _by_place(self) -> Mapping[Place, Port]:
-        by_vpc = zones(self.policy)
+        local = [port_id for port_id in self.local if port_id in self.policy.ports]
+        by_vpc = zones(self.policy, local)
         return {
             (by_vpc[port.vpc_id], address.packed): port
-            for port_id in self.local
-            if (port := self.policy.ports.get(port_id)) and port.port_security_enabled
+            for port in (self.policy.ports[port_id] for port_id in local)
+            if port.port_security_enabled
             for address in port.private_ips
         }
 

@@ -1,14 +1,14 @@
-"""Policy -> conntrack zones: where two VPCs have the same addresses, each is tracked by itself.
+"""Policy -> conntrack zones: where two VPCs of a host have the same addresses, they are tracked apart.
 
 A zone is a VPC's, never a port's: a flow between two ports of one host comes back through the other
-interface. Peered VPCs exchange traffic, so they share one. A VPC that overlaps with no other stays
-in zone 0, where the host's own connections and its NAT are; one that names its uplinks is carried
-by itself and gets a zone of its own. A number depends on nothing but the VPCs' ids, so it is the
-same after a restart and whatever else the document says.
+interface. Peered VPCs exchange traffic, so they share one. A VPC that overlaps with no other on the
+same host stays in zone 0, where the host's own connections and its NAT are; one that names its
+uplinks is carried by itself and gets a zone of its own. A number depends on nothing but the VPCs'
+ids, so it is the same after a restart and whatever else the document says.
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from secgroupd.core.model import Port
 from secgroupd.core.policy import Policy
@@ -19,15 +19,18 @@ _LINK_LOCAL = ((0xA9FE << 16, (0xA9FE << 16) + 0xFFFF), (0xFE80 << 112, (0xFEC0 
 """169.254.0.0/16 and fe80::/10 by IP version: every link has them, so that they tell nothing."""
 
 
-def zones(policy: Policy) -> Mapping[str, int]:
-    """Return each VPC's conntrack zone, 0 for the host's own.
+def zones(policy: Policy, local: Iterable[str]) -> Mapping[str, int]:
+    """Return each VPC's conntrack zone on a host, 0 for the host's own.
 
     Args:
-        policy: the resolved document; ports of every host count, since a connection's other end
-            may be anywhere.
+        policy: the resolved document.
+        local: ids of the ports on this host. Only their VPCs can meet here; of these, the ports of
+            every host count, since a connection's other end may be anywhere.
     """
     together = _connected(policy)
-    apart = set(_overlapping(policy, together))
+    here = {together[policy.ports[port_id].vpc_id] for port_id in local}
+    ports = [port for port in policy.ports.values() if together[port.vpc_id] in here]
+    apart = set(_overlapping(ports, together)) if len(here) > 1 else set()
     apart |= {together[vpc.id] for vpc in policy.state.vpcs if vpc.uplinks}
     numbers: dict[str, int] = {}
     taken: set[int] = set()
@@ -58,11 +61,11 @@ def _connected(policy: Policy) -> dict[str, str]:
     return found
 
 
-def _overlapping(policy: Policy, together: Mapping[str, str]) -> Iterator[str]:
+def _overlapping(ports: Iterable[Port], together: Mapping[str, str]) -> Iterator[str]:
     """Yield the connected VPCs that share an address with others."""
     spans = sorted(
         (version, first, last, together[port.vpc_id])
-        for port in policy.ports.values()
+        for port in ports
         for version, first, last in _addresses(port)
     )
     open_spans: list[tuple[int, int, str]] = []

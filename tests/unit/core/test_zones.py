@@ -25,7 +25,9 @@ def member(vpc: str, *ips: str, pairs: tuple[str, ...] = ()) -> Port:
 
 
 def zoned(*ports: Port, peerings: tuple[tuple[str, str], ...] = ()) -> Mapping[str, int]:
-    return zones(Policy(state(ports=ports, peerings=peerings)))
+    """The zones of a host that has all of the ports."""
+    policy = Policy(state(ports=ports, peerings=peerings))
+    return zones(policy, policy.ports)
 
 
 def with_uplinks(made: State, vpc_id: str) -> State:
@@ -75,6 +77,18 @@ def test_an_address_inside_a_long_span_counts_though_a_short_one_ends_in_between
     assert 0 not in found.values()
 
 
+def test_vpcs_that_do_not_meet_on_a_host_need_no_zone_there() -> None:
+    """Every tenant of a cloud has 10.0.0.1; the host's NAT serves the one that it carries."""
+    one, twin, far = member("a", "10.0.0.1"), member("b", "10.0.0.1"), member("a", "10.0.0.2")
+    policy = Policy(state(ports=[one, twin, far]))
+    assert set(zones(policy, [one.id, far.id]).values()) == {0}
+    assert set(zones(policy, []).values()) == {0}
+    # They overlap by a port of another host, and may speak with it.
+    third = member("c", "10.0.0.2")
+    policy = Policy(state(ports=[one, far, third]))
+    assert 0 not in zones(policy, [one.id, third.id]).values()
+
+
 def test_ports_of_one_vpc_may_share_addresses() -> None:
     assert zoned(member("a", "10.0.0.1"), member("a", pairs=("10.0.0.0/24",))) == {"a": 0}
 
@@ -113,10 +127,11 @@ def test_overlapping_vpcs_that_are_peered_are_one_and_overlap_with_nobody() -> N
 def test_a_vpc_with_uplinks_has_a_zone_of_its_own_with_all_its_peers() -> None:
     ports = [member(vpc, f"10.0.0.{at}") for at, vpc in enumerate("abc", 1)]
     made = state(ports=ports, peerings=(("a", "b"),))
-    found = zones(Policy(with_uplinks(made, "b")))
+    policy = Policy(with_uplinks(made, "b"))
+    found = zones(policy, policy.ports)
     assert found["a"] == found["b"] != 0 and found["c"] == 0
     empty = replace(made, instances=(), peerings=())
-    assert zones(Policy(with_uplinks(empty, "b")))["b"] != 0, "though it has no port"
+    assert zones(Policy(with_uplinks(empty, "b")), ())["b"] != 0, "though it has no port"
 
 
 def test_a_number_is_the_same_whatever_else_the_document_says() -> None:
