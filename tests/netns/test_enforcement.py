@@ -13,7 +13,7 @@ from tests.enforcing import bindings, enforce, enforcer, kernel
 from tests.tables import family
 
 from secgroupd.core.compiler import FAMILIES
-from secgroupd.core.model import ICMP, TCP, UDP, State
+from secgroupd.core.model import ICMP, TCP, UDP, Family, State
 from secgroupd.core.plan import Line, Plan, diff
 from secgroupd.errors import TransactionRefused
 from secgroupd.proving.namespaces import Lab
@@ -159,6 +159,29 @@ def test_the_host_itself_is_judged_like_any_peer() -> None:
             ]
         )
         assert [o.delivered for o in seen] == [True, False, True, False]
+
+
+def test_what_opens_ipv4_opens_nothing_in_ipv6_and_the_other_way_round() -> None:
+    """Literal and set beside each other, which another agent once widened for the other family."""
+    four = [rule("ingress", TCP, "80", "203.0.113.9/32"), rule("ingress", TCP, "81", "sg:peers")]
+    six = [rule("ingress", TCP, "90", "2001:db8::9/128"), rule("ingress", TCP, "91")]
+    made = state(
+        [group("g", *four, replace(six[0]), replace(six[1], family=Family.IPV6)), group("peers")],
+        [
+            port("p1", ["g"], ["10.0.0.1", "fd00::1"], interface="tap1"),
+            port("p2", ["peers"], ["10.0.0.2", "fd00::2"], interface="tap2"),
+        ],
+    )
+    with Lab() as lab:
+        _build(lab, made)
+        enforce(lab, made)
+        asked = [
+            _flow(lab, source, own, TCP, number)
+            for source, own in (("203.0.113.9", "10.0.0.1"), ("2001:db8::9", "fd00::1"))
+            for number in (80, 81, 90, 91)
+        ]
+        passed = [one.delivered for one in run_probes(asked)]
+        assert passed == [True, False, False, False, False, False, True, True]
 
 
 def test_applying_the_same_document_twice_writes_nothing_the_second_time() -> None:

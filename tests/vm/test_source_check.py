@@ -4,18 +4,23 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import replace
+from ipaddress import ip_address
 
 import pytest
 from tests.builders import both, group, state
 from tests.enforcing import enforce
+from tests.netns.conversations import Conversations, exchange
 from tests.spoofs import NEIGHBOUR, PAIRS, PORT, WIDE, Maker, marked
 
-from secgroupd.core.model import Port, State
+from secgroupd.core.model import UDP, Port, State
+from secgroupd.proving import frames
 from secgroupd.proving.frames import arrived
 from secgroupd.proving.namespaces import Lab, Wiring
 
 PATIENCE = 2.0
 """Seconds without news after which what has not arrived counts as dropped (the guest is slow)."""
+
+OUTSIDE, OUTSIDE6 = "203.0.113.9", "2001:db8::9"
 
 FOR_ALL = next(pair.honest for pair in PAIRS if pair.name.startswith("gratuitous ARP"))
 """An honest frame that reaches everybody."""
@@ -92,6 +97,33 @@ def test_spoofs_are_dropped_and_counted_and_their_twins_pass(sender: Port) -> No
             after = counted(lab)
             risen = {chain for chain in after if after[chain] > before.get(chain, 0)}
             assert risen == {pair.counted}, pair.name
+
+
+def test_an_open_connection_of_a_neighbour_is_no_way_in_its_name() -> None:
+    """What is established is accepted at once, but only after the sender has been checked."""
+    made = document(PORT)
+    with lab_of(made) as lab, Conversations() as talk:
+        outside = lab.outside_address(OUTSIDE)
+        enforce(lab, made)
+        neighbour = lab.ports["tap-b"]
+        for own, far in (("10.0.0.11", OUTSIDE), ("fd00::11", OUTSIDE6)):
+            there = lab.outside_address(far)
+            open_one = talk.open(UDP, (neighbour.namespace, own), (there, far), 5353)
+            sport = open_one.client.socket.getsockname()[1]
+            mark = frames.nonce()
+            packet = frames.udp(ip_address(own), ip_address(far), sport, 5353, mark)
+            kind = frames.IPV4 if ip_address(own).version == 4 else frames.IPV6
+            gateway = lab.uplinks["uplink0"].mac
+            sent = {
+                "in its name": (mark, [frames.ethernet(neighbour.mac, gateway, kind, packet)]),
+                "for all": marked(FOR_ALL),
+            }
+            sender = lab.ports["tap-a"].namespace
+            seen = frames.arrived(
+                sender, sent, {"outside": outside}, patience=PATIENCE, last="for all"
+            )
+            assert seen["outside"] == {"for all"}
+            assert exchange([open_one], "client") == {open_one.name}
 
 
 def test_without_a_known_mac_the_addresses_are_checked_all_the_same() -> None:
