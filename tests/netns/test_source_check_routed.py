@@ -344,3 +344,25 @@ def test_an_arp_probe_is_only_for_an_own_address(sender: Port) -> None:
         say(lab, SAYINGS[0], dropped=False)
         assert spoofs(lab)["tap-a"] == 0
         say(lab, foreign, dropped=True)
+
+
+def test_what_the_host_broadcasts_into_a_port_is_no_spoof_of_the_ports() -> None:
+    """The kernel loops a copy back, which arrives as if the port had sent it."""
+    made = document(PORT)
+    with lab_of(made) as lab:
+        enforce(lab, made)
+        before = spoofs(lab)
+        mark = frames.nonce()
+        instance = lab.ports["tap-a"].namespace
+        with (
+            lab.hv.socket(socket.AF_INET, socket.SOCK_DGRAM) as server,
+            instance.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3)) as ear,
+        ):
+            ear.bind(("eth0", 3))
+            server.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+            server.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"tap-a")
+            server.sendto(mark, ("255.255.255.255", 68))
+            ear.settimeout(PATIENCE)
+            while mark not in ear.recv(2048):
+                continue
+        assert spoofs(lab) == before

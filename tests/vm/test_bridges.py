@@ -22,6 +22,8 @@ from secgroupd.proving.namespaces import BRIDGE, Lab, Wiring
 from secgroupd.proving.netns import Namespace
 from secgroupd.proving.packets import Probe, probe, run_probes
 
+pytestmark = pytest.mark.vm
+
 THIRD_MAC = "fa:16:3e:00:00:0c"
 OUTSIDE = "203.0.113.9"
 

@@ -17,6 +17,8 @@ from secgroupd.proving import frames
 from secgroupd.proving.frames import arrived
 from secgroupd.proving.namespaces import Lab, Wiring
 
+pytestmark = pytest.mark.vm
+
 PATIENCE = 2.0
 """Seconds without news after which what has not arrived counts as dropped (the guest is slow)."""
 

@@ -67,7 +67,9 @@ def add_checks(draft: Draft, ports: Sequence[LocalPort]) -> InterfaceMap | None:
     if not checked and not verdicts:
         return None
     spoofs = draft.counting_set(names.SPOOFS, [b for _, b in checked])
-    draft.chain(names.SPOOFED, [f"iifname @{spoofs} drop", "counter drop"])
+    # What the host itself broadcasts into a routed port comes back here as if it were the port's,
+    # but has no frame around it any more: that is no spoof of the port's.
+    draft.chain(names.SPOOFED, [f"ether type != 0 iifname @{spoofs} drop", "counter drop"])
     _add_shared(draft, plain, add_stations(draft, checked))
     plain_ones = {b for _, b in plain}
     for port, binding in checked:

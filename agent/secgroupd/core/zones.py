@@ -3,8 +3,9 @@
 A zone is a VPC's, never a port's: a flow between two ports of one host comes back through the other
 interface. Peered VPCs exchange traffic, so they share one. A VPC that overlaps with no other on the
 same host stays in zone 0, where the host's own connections and its NAT are; one that names its
-uplinks is carried by itself and gets a zone of its own. A number depends on nothing but the VPCs'
-ids, so it is the same after a restart and whatever else the document says.
+uplinks is carried by itself and gets a zone of its own. A number is made from the VPC's id alone (that of the first
+among peers), so that it is the same after a restart, on every host and for every document, but for
+the rare VPC whose number another one has already.
 """
 
 import hashlib
