@@ -182,7 +182,7 @@ class Daemon:
         self.guard.read()
         self._done(due, well=self.guard.enforce())
         self.guard.tell()
-        log.info("started version=%s", __version__)
+        log.info("started version=%s bridges=%s", __version__, self.guard.bridges)
         while not self._stop:
             wait = due.wait(time.monotonic())
             events = self._await(min(wait, watchdog) if watchdog else wait)

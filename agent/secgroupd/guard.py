@@ -12,6 +12,7 @@ from typing import Protocol
 
 from secgroupd.config import Settings
 from secgroupd.core.bindings import Bound, Link, bind
+from secgroupd.core.compiler import Bridging
 from secgroupd.core.document import Parsed, parse
 from secgroupd.core.model import State
 from secgroupd.core.policy import Policy
@@ -121,6 +122,19 @@ class Guard:
             return False
         self._succeeded(state, bound, outcome, time.monotonic() - began)
         return True
+
+    @property
+    def bridges(self) -> str:
+        """What becomes of ports on a bridge of this host, in a word."""
+        try:
+            bridging = self.reconciler.bridging
+        except DataplaneError:
+            return "unknown"
+        return {
+            Bridging.FULL: "enforced",
+            Bridging.CLOSED: "closed (nf_conntrack_bridge is missing)",
+            Bridging.NONE: "OPEN (nf_tables for bridges is missing)",
+        }[bridging]
 
     def resync(self) -> bool:
         """Run a cycle that trusts nothing it knows of the kernel."""

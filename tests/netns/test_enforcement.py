@@ -253,6 +253,8 @@ def test_what_drifted_is_repaired_by_the_smallest_change() -> None:
                 f"flush chain {table} to_port",
                 f"delete table {table}",
                 f"add chain {table} stranger",
+                f"add table {table} {{ flags dormant; }}",
+                f"add chain {table} to_port {{ policy drop; }}",
             ]
             for damage in damages:
                 lab.hv.run(["nft", damage])

@@ -391,3 +391,26 @@ def test_a_port_is_followed_between_bridges_and_the_host(moving: Agent, identity
         lab.plug("uplink0", "br7")
         await_that(enforced)
     assert moving.ask("status") == 0, moving.log.read_text()
+
+
+def sysctls(lab: Lab) -> dict[str, str]:
+    """Every setting of the host's network that somebody could have meant."""
+    with lab.hv.enter():
+        found = {}
+        for path in Path("/proc/sys/net").rglob("*"):
+            if path.is_file() and path.name != "nf_conntrack_count":
+                try:
+                    found[str(path)] = path.read_text()
+                except OSError:  # some are only written
+                    continue
+        return found
+
+
+def test_no_setting_of_the_host_is_changed(moving: Agent) -> None:
+    # What the kernel brings with connection tracking itself is there beforehand.
+    moving.lab.hv.run(["nft", "-f", "-"], stdin="table bridge x {\nchain c {\nct state new\n}\n}\n")
+    before = sysctls(moving.lab)
+    moving.give(document("1000"))
+    moving.start()
+    assert moving.passes(1000)
+    assert len(before) > 200 and sysctls(moving.lab) == before

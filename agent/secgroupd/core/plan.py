@@ -13,7 +13,7 @@ fresh process recognises what is there without any memory of its own.
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from secgroupd.core.ruleset import TABLE, Chain, Hook, Ruleset, Set, element_text, key_text, padded
 
@@ -48,6 +48,8 @@ class Observed:
     chains: Mapping[str, ObservedChain]
     sets: Mapping[str, ObservedSet]
     timeouts: frozenset[str] = frozenset()
+    dormant: bool = False
+    """Whether somebody has put the table to sleep: it is there, and no packet meets it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +136,11 @@ def diff(desired: Ruleset, observed: Observed | None) -> Plan:
         table = Line(f"add table {desired.family} {TABLE}")
         fresh = _Difference(desired, Observed({}, {})).plan()
         return Plan(fresh.lines, (table, *fresh.preparation))
+    if observed.dormant:
+        # Declared without the flag, it wakes up, and before anything else is done.
+        awake = diff(desired, replace(observed, dormant=False))
+        wake = Line(f"add table {desired.family} {TABLE}")
+        return Plan(awake.lines, (wake, *awake.preparation))
     found = _Difference(desired, observed)
     sets = {name for name, there in observed.sets.items() if _reshaped(desired, name, there)}
     chains = {

@@ -21,6 +21,7 @@ OBJECT_TIMEOUT = 7
 HOOK_NAMES = {0: "prerouting", 1: "input", 2: "forward", 3: "output", 4: "postrouting"}
 ARP_HOOK_NAMES = {0: "input", 1: "output"}
 
+FLAG_DORMANT = 0x1
 FLAG_INTERVAL, FLAG_MAP, FLAG_TIMEOUT = 0x4, 0x8, 0x10
 ELEMENT_CATCHALL = 0x2
 ELEMENT_EXPRESSION, COUNTER_PACKETS = 7, 2
@@ -111,7 +112,8 @@ def reobserve(netlink: Netlink, family: str, known: Observed, names: Iterable[st
             chains[found] = ObservedChain(hook, tuple(_digests(rules).get(name, ())))
         one = text_attribute(1, TABLE) + text_attribute(2, name)
         sets |= _sets(netlink, number, _ask(netlink, GET_SET, number, one))
-    return Observed(chains, sets, _timeouts(netlink, number))
+    dormant = bool((_flags(netlink, number) or 0) & FLAG_DORMANT)
+    return Observed(chains, sets, _timeouts(netlink, number), dormant)
 
 
 def _ask(netlink: Netlink, kind: int, family: int, payload: bytes) -> list[memoryview]:
@@ -122,9 +124,18 @@ def _ask(netlink: Netlink, kind: int, family: int, payload: bytes) -> list[memor
         return []
 
 
+def _flags(netlink: Netlink, family: int) -> int | None:
+    """Return the table's flags, or None when there is no table."""
+    for body in netlink.dump(SUBSYSTEM | GET_TABLE, family):
+        parts = dict(attributes(body))
+        if text(parts[1]) == TABLE:
+            return _number(parts[2]) if 2 in parts else 0
+    return None
+
+
 def _read(netlink: Netlink, family: int) -> Observed | None:
-    tables = netlink.dump(SUBSYSTEM | GET_TABLE, family)
-    if not any(kind == 1 and text(p) == TABLE for body in tables for kind, p in attributes(body)):
+    flags = _flags(netlink, family)
+    if flags is None:
         return None
     rules = netlink.dump(SUBSYSTEM | GET_RULE, family, text_attribute(1, TABLE))
     digests = _digests(rules)
@@ -133,7 +144,8 @@ def _read(netlink: Netlink, family: int) -> Observed | None:
         for name, hook in _chains(netlink.dump(SUBSYSTEM | GET_CHAIN, family), family)
     }
     sets = netlink.dump(SUBSYSTEM | GET_SET, family, text_attribute(1, TABLE))
-    return Observed(chains, _sets(netlink, family, sets), _timeouts(netlink, family))
+    dormant = bool(flags & FLAG_DORMANT)
+    return Observed(chains, _sets(netlink, family, sets), _timeouts(netlink, family), dormant)
 
 
 def _timeouts(netlink: Netlink, family: int) -> frozenset[str]:
@@ -167,13 +179,17 @@ def _digests(bodies: Iterable[memoryview]) -> Mapping[str, list[str]]:
 def _chains(bodies: Iterable[memoryview], family: int) -> Iterator[tuple[str, Hook | None]]:
     known = ARP_HOOK_NAMES if family == FAMILIES["arp"] else HOOK_NAMES
     for parts in _ours(bodies):
-        yield text(parts[3]), _hook(parts[4], known) if 4 in parts else None
+        yield text(parts[3]), _hook(parts, known) if 4 in parts else None
 
 
-def _hook(payload: memoryview, known: Mapping[int, str]) -> Hook:
-    parts = dict(attributes(payload))
-    number = _number(parts[1])
-    return Hook(known.get(number, str(number)), struct.unpack(">i", parts[2])[0])
+def _hook(chain: Mapping[int, memoryview], known: Mapping[int, str]) -> Hook:
+    """Return where a base chain is called; one that is not as ours are has a name like no hook's."""
+    parts = dict(attributes(chain[4]))
+    number, kind, policy = _number(parts[1]), text(chain[7]), VERDICTS[_number(chain[5])]
+    name = known.get(number, str(number))
+    if (kind, policy) != ("filter", "accept"):
+        name = f"{name} ({kind}, {policy})"
+    return Hook(name, struct.unpack(">i", parts[2])[0])
 
 
 def _comment(userdata: memoryview) -> str:

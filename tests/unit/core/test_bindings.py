@@ -6,6 +6,7 @@ import pytest
 from tests.builders import port, state
 
 from secgroupd.core.bindings import Bound, Link, bind
+from secgroupd.core.compiler import Bridging
 from secgroupd.core.draft import Binding
 from secgroupd.core.model import Port
 from secgroupd.core.policy import Policy
@@ -13,10 +14,11 @@ from secgroupd.core.policy import Policy
 MAC, TAP_MAC = "fa:16:3e:00:00:01", "fe:16:3e:00:00:01"
 
 
-def bound(ports: list[Port], *links: Link) -> Bound:
+def bound(ports: list[Port], *links: Link, bridging: Bridging = Bridging.FULL) -> Bound:
     policy = Policy(state(ports=ports))
-    found = bind(policy, "hv1", links)
-    assert found == bind(policy, "hv1", reversed(links)), "the order of links must not matter"
+    found = bind(policy, "hv1", links, bridging)
+    other = bind(policy, "hv1", reversed(links), bridging)
+    assert found == other, "the order of links must not matter"
     return found
 
 
@@ -92,3 +94,81 @@ def test_a_port_of_this_host_waits_until_it_is_found() -> None:
         "p": f"no interface has the port's id as its alias or the MAC {MAC}",
         "q": "no interface has the port's id as its alias",
     }
+
+
+BRIDGE = Link("br0", 2)
+
+
+def on_bridge(
+    name: str, index: int = 3, *, alias: str | None = None, mac: str | None = None
+) -> Link:
+    return Link(name, index, alias, mac, master=BRIDGE.index, member_of="bridge")
+
+
+@pytest.mark.parametrize(
+    ("one", "link"),
+    [
+        (port("p"), on_bridge("tap-p")),
+        (roaming("p"), on_bridge("t", alias="p")),
+        (roaming("p", MAC), on_bridge("t", mac=MAC)),
+        (roaming("p", MAC), on_bridge("t", mac=TAP_MAC)),
+    ],
+    ids=["name", "alias", "mac", "libvirt"],
+)
+def test_a_link_on_a_bridge_is_bound_with_its_bridge_however_it_is_found(
+    one: Port, link: Link
+) -> None:
+    found = bound([one], BRIDGE, link)
+    assert found == Bound({"p": Binding(link.name, None, "br0")}, {})
+
+
+def test_a_bridge_that_is_not_in_the_list_is_called_by_its_index() -> None:
+    assert bound([port("p")], on_bridge("tap-p")).bindings == {
+        "p": Binding("tap-p", None, "link 2")
+    }
+
+
+def test_a_name_that_cannot_be_quoted_is_bound_by_index_on_a_bridge_too() -> None:
+    found = bound([port("p", interface='a"b')], BRIDGE, on_bridge('a"b'))
+    assert found == Bound({"p": Binding('a"b', 3, "br0")}, {})
+
+
+def test_members_of_a_vrf_are_routed() -> None:
+    link = Link("tap-p", 3, master=2, member_of="vrf")
+    assert bound([port("p")], Link("vrf1", 2), link) == Bound({"p": Binding("tap-p")}, {})
+
+
+@pytest.mark.parametrize("kind", ["bond", "team", "openvswitch", "hsr", "unheard-of"])
+def test_members_of_anything_else_wait_though_they_are_bound_so_that_they_are_closed(
+    kind: str,
+) -> None:
+    found = bound([port("p")], Link("m0", 2), Link("tap-p", 3, master=2, member_of=kind))
+    assert found.bindings == {"p": Binding("tap-p")}
+    assert found.waiting == {
+        "p": f"tap-p belongs to m0 ({kind}), so that no rule of nftables sees its packets"
+    }
+
+
+@pytest.mark.parametrize(
+    ("bridging", "reason"),
+    [
+        (Bridging.CLOSED, "it is closed"),
+        (Bridging.NONE, "IT IS OPEN"),
+    ],
+)
+def test_a_port_on_a_bridge_waits_where_the_kernel_cannot_track_it(
+    bridging: Bridging, reason: str
+) -> None:
+    ports = [port("p"), port("q")]
+    found = bound(ports, BRIDGE, on_bridge("tap-p"), Link("tap-q", 4), bridging=bridging)
+    assert found.bindings == {"p": Binding("tap-p", None, "br0"), "q": Binding("tap-q")}
+    assert found.waiting.keys() == {"p"}
+    assert found.waiting["p"].startswith("tap-p is on a bridge, and this kernel does not track")
+    assert found.waiting["p"].endswith(reason)
+
+
+def test_two_links_on_bridges_that_fit_are_as_doubtful_as_any() -> None:
+    found = bound(
+        [roaming("p", MAC)], BRIDGE, on_bridge("a", mac=MAC), on_bridge("b", 4, mac=TAP_MAC)
+    )
+    assert found == Bound({}, {"p": "more than one interface fits: a, b"})

@@ -1,11 +1,22 @@
 """The evaluator at its edges: order, families, link services, and what decides without a rule."""
 
-from ipaddress import ip_address
+from dataclasses import replace
+from ipaddress import ip_address, ip_network
 
 import pytest
 from tests.builders import address_group, both, group, port, rule, state
 
-from secgroupd.core.model import ICMP, ICMPV6, TCP, UDP, Direction, Port, Rule, SecurityGroup
+from secgroupd.core.model import (
+    ICMP,
+    ICMPV6,
+    TCP,
+    UDP,
+    AddressPair,
+    Direction,
+    Port,
+    Rule,
+    SecurityGroup,
+)
 from secgroupd.core.policy import Policy
 from secgroupd.core.verdict import Decision, Packet, Reason, decide
 
@@ -149,3 +160,74 @@ def test_an_address_groups_range_is_not_widened_to_a_network() -> None:
     policy = Policy(state([group("g", rule(remote="ag:book"))], [one], address_groups=[book]))
     passed = [n for n in range(7, 13) if decide(policy, one, IN, tcp(1, f"203.0.113.{n}")).allowed]
     assert passed == [9, 10]
+
+
+OPEN = group("g", *both("ingress"), *both("egress"))
+SENDER = replace(
+    port("p", ["g"], ["10.0.0.1", "fd00::1"]),
+    mac_address="fa:16:3e:00:00:01",
+    allowed_address_pairs=(AddressPair(network=ip_network("10.0.8.0/24")),),
+)
+
+
+def from_sender(packet: Packet, one: Port = SENDER, towards: Direction = OUT) -> Decision:
+    return decide(Policy(state([OPEN], [one])), one, towards, packet)
+
+
+@pytest.mark.parametrize(
+    ("source", "own"),
+    [
+        ("10.0.0.1", True),
+        ("10.0.8.255", True),
+        ("fd00::1", True),
+        ("fe80::f816:3eff:fe00:1", True),
+        ("10.0.0.2", False),
+        ("10.0.9.0", False),
+        ("fd00::2", False),
+        ("fe80::1", False),
+    ],
+)
+def test_what_is_sent_in_anothers_name_is_denied_before_any_rule(source: str, own: bool) -> None:
+    peer = PEER6 if ":" in source else PEER
+    found = from_sender(replace(tcp(80, peer), source=ip_address(source)))
+    assert found.allowed is own
+    assert found.reason is (Reason.RULE if own else Reason.SOURCE_CHECK)
+    assert own or (found.group_id, found.rule_id) == (None, None)
+
+
+def test_the_source_check_comes_before_link_services() -> None:
+    solicitation = Packet(peer=ip_address(PEER6), protocol=ICMPV6, icmp_type=135)
+    assert from_sender(solicitation).reason is Reason.LINK_SERVICE
+    spoofed = replace(solicitation, source=ip_address("fd00::2"))
+    assert from_sender(spoofed).reason is Reason.SOURCE_CHECK
+
+
+@pytest.mark.parametrize("source", ["10.0.0.2", None])
+def test_only_an_originator_is_asked_who_it_is(source: str | None) -> None:
+    packet = replace(tcp(80), source=ip_address(source) if source else None)
+    assert from_sender(packet, towards=IN).reason is Reason.RULE
+    assert from_sender(packet).allowed is (source is None)
+
+
+def test_a_switched_off_source_check_leaves_the_rules_in_force() -> None:
+    spoofed = replace(tcp(80), source=ip_address("10.0.0.2"))
+    off = replace(SENDER, source_check=False)
+    assert from_sender(spoofed, off).reason is Reason.RULE
+    unmanaged = replace(SENDER, port_security_enabled=False)
+    assert from_sender(spoofed, unmanaged).reason is Reason.PORT_SECURITY_DISABLED
+
+
+@pytest.mark.parametrize("kind", [5, 9])
+def test_no_rule_lets_a_port_speak_as_a_router_of_ipv4(kind: int) -> None:
+    packet = Packet(peer=ip_address(PEER), protocol=ICMP, icmp_type=kind)
+    found = asked(OPEN, packet=packet, towards=OUT)
+    assert (found.allowed, found.reason) == (False, Reason.LINK_SERVICE)
+    # What routers say to a port is for its rules to judge.
+    assert asked(OPEN, packet=packet).reason is Reason.RULE
+    assert asked(group("g"), packet=packet).reason is Reason.DEFAULT_DENY
+
+
+@pytest.mark.parametrize("kind", [4, 6, 8, 10])
+def test_other_messages_of_icmp_are_for_the_rules(kind: int) -> None:
+    packet = Packet(peer=ip_address(PEER), protocol=ICMP, icmp_type=kind)
+    assert asked(OPEN, packet=packet, towards=OUT).reason is Reason.RULE
