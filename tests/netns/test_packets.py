@@ -14,7 +14,7 @@ from secgroupd.proving.namespaces import Attachment, Kind, Lab
 from secgroupd.proving.netns import Namespace
 from secgroupd.proving.packets import Method, Observation, Probe, probe, run_probes
 from secgroupd.proving.wire import crc32c, internet_checksum
-from secgroupd.proving.wiring import GATEWAYS
+from secgroupd.proving.wiring import GATEWAYS, own_addresses
 
 pytestmark = pytest.mark.netns
 
@@ -283,7 +283,7 @@ def test_the_host_is_an_end_like_any_other(bench: Bench, outward: bool) -> None:
 @pytest.mark.parametrize("outward", [False, True], ids=["to the host", "from the host"])
 def test_the_host_in_ipv6(bench: Bench, outward: bool) -> None:
     host_address = ip_address("2001:db8:1::1")
-    bench.lab.hv.run(["ip", "address", "replace", str(host_address), "dev", "lo", "nodad"])
+    own_addresses(bench.lab.hv, 1, (host_address,))
     ends = [
         (bench.left.namespace, bench.left.addresses[1]),
         (bench.lab.hv, host_address),

@@ -11,7 +11,7 @@ from secgroupd.core.model import ICMP, ICMPV6, TCP, UDP, Address
 from secgroupd.proving.namespaces import BRIDGE, Attachment, Kind, Lab, Wiring
 from secgroupd.proving.netns import Namespace
 from secgroupd.proving.packets import Probe, run_probes
-from secgroupd.proving.wiring import BRIDGE_MAC, GATEWAYS
+from secgroupd.proving.wiring import BRIDGE_MAC, GATEWAYS, own_addresses
 
 pytestmark = pytest.mark.netns
 
@@ -33,7 +33,7 @@ def made(wired: Wiring, kind: Kind = "veth", count: int = 3) -> Lab:
         lab.add_port(interface=f"tap{at}", addresses=[f"10.0.0.{at}", f"fd00::{at}"], kind=kind)
     for address in OUTSIDE:
         lab.outside_address(address)
-    lab.hv.run(["ip", "address", "add", str(HOST[1]), "dev", "lo", "nodad"])
+    own_addresses(lab.hv, 1, HOST[1:])
     return lab
 
 

@@ -7,7 +7,7 @@ hold any character that the kernel takes.
 
 import os
 import select
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from errno import ENODEV, ENOENT, ESRCH
@@ -37,7 +37,8 @@ _NO_DAD = 0x02
 _ON_LINK = 0x04
 _QUEUE_FRAMES = 4096
 _LONGEST_NAME = 15
-_LINK_EVENTS = 1
+_LINK_EVENTS, _ROUTE6_EVENTS = 1, 0x400
+_LOCAL_TABLE = 255
 _LONGEST_EVENT = 65536
 _PATIENCE = 10.0
 
@@ -139,16 +140,23 @@ def await_up(namespace: Namespace, index: int) -> None:
     Raises:
         DataplaneError: That does not happen within some seconds.
     """
-    with (
-        namespace.socket(AF_NETLINK, SOCK_RAW, NETLINK_ROUTE) as events,
-        netlink(namespace) as route,
-    ):
-        events.bind((0, _LINK_EVENTS))
-        while route.get_links(index)[0].get_attr("IFLA_OPERSTATE") != "UP":
-            ready, _, _ = select.select([events], [], [], _PATIENCE)
+    with netlink(namespace) as route:
+
+        def is_up() -> bool:
+            return bool(route.get_links(index)[0].get_attr("IFLA_OPERSTATE") == "UP")
+
+        _await(namespace, _LINK_EVENTS, is_up, f"the interface with index {index} does not come up")
+
+
+def _await(namespace: Namespace, events: int, condition: Callable[[], bool], failure: str) -> None:
+    """Wait for what the kernel does by itself and reports to these groups of netlink."""
+    with namespace.socket(AF_NETLINK, SOCK_RAW, NETLINK_ROUTE) as reports:
+        reports.bind((0, events))
+        while not condition():
+            ready, _, _ = select.select([reports], [], [], _PATIENCE)
             if not ready:
-                raise DataplaneError(f"the interface with index {index} does not come up")
-            events.recv(_LONGEST_EVENT)
+                raise DataplaneError(failure)
+            reports.recv(_LONGEST_EVENT)
 
 
 def be_gateway(host: Namespace, index: int) -> None:
@@ -223,8 +231,21 @@ def _add_default_route(route: Any, index: int, gateway: Address) -> None:
 
 
 def own_addresses(namespace: Namespace, index: int, addresses: tuple[Address, ...]) -> None:
-    """Add addresses, each as a network of its own, to an interface of the namespace."""
+    """Add addresses, each as a network of its own, to an interface of the namespace.
+
+    Returns when the namespace takes what is sent to them, which in IPv6 is a moment later.
+
+    Raises:
+        DataplaneError: The kernel refused, or that does not happen within some seconds.
+    """
     with netlink(namespace) as route:
+
+        def in_use() -> bool:
+            found = route.get_routes(family=AF_INET6, table=_LOCAL_TABLE)
+            return {a for a in addresses if a.version == 6} <= {
+                ip_address(one.get_attr("RTA_DST") or "::") for one in found
+            }
+
         for address in addresses:
             route.addr(
                 "replace",
@@ -233,6 +254,8 @@ def own_addresses(namespace: Namespace, index: int, addresses: tuple[Address, ..
                 prefixlen=address.max_prefixlen,
                 flags=_NO_DAD,
             )
+        names = ", ".join(map(str, addresses))
+        _await(namespace, _ROUTE6_EVENTS, in_use, f"not taken into use: {names}")
 
 
 @dataclass(frozen=True, slots=True)
