@@ -12,8 +12,8 @@ from typing import Protocol
 
 from secgroupd.config import Settings
 from secgroupd.core.bindings import Bound, Link, bind
-from secgroupd.core.compiler import Bridging
 from secgroupd.core.document import Parsed, parse
+from secgroupd.core.host import Bridging
 from secgroupd.core.model import State
 from secgroupd.core.policy import Policy
 from secgroupd.errors import DataplaneError, DocumentError, Problem

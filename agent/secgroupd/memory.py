@@ -13,8 +13,8 @@ from hashlib import blake2b
 from pathlib import Path
 
 from secgroupd.core.codec import CodecError, decode, encode
-from secgroupd.core.compiler import Generations
 from secgroupd.core.draft import Binding
+from secgroupd.core.host import Generations
 from secgroupd.core.model import State
 from secgroupd.errors import StoreError
 from secgroupd.ownership import hand_over

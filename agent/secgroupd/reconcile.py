@@ -14,8 +14,9 @@ from typing import Protocol
 
 from secgroupd.core import clearing
 from secgroupd.core.clearing import Cleared
-from secgroupd.core.compiler import FAMILIES, Bridging, Generations, Host, compile_host
+from secgroupd.core.compiler import compile_host
 from secgroupd.core.draft import Binding
+from secgroupd.core.host import FAMILIES, Bridging, Generations, Host
 from secgroupd.core.model import Clearing, State, Timeout
 from secgroupd.core.names import ADOPTING
 from secgroupd.core.plan import Line, Observed, Plan, combined, diff, removal

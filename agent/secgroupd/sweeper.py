@@ -14,8 +14,8 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from secgroupd.core.clearing import Cleared, Scenario
-from secgroupd.core.compiler import Generations
 from secgroupd.core.draft import Binding
+from secgroupd.core.host import Generations
 from secgroupd.core.policy import Policy
 from secgroupd.core.tracked import Judge
 from secgroupd.errors import DataplaneError

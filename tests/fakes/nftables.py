@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from ipaddress import IPv4Address, IPv6Address
 
-from secgroupd.core.compiler import Bridging
+from secgroupd.core.host import Bridging
 from secgroupd.core.plan import Line, Observed, ObservedChain, ObservedSet, Plan
 from secgroupd.core.ruleset import Hook
 from secgroupd.errors import TransactionRefused

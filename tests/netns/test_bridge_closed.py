@@ -8,7 +8,7 @@ from tests.builders import both, group, port, state
 from tests.enforcing import bindings, enforcer
 
 from secgroupd.core.bindings import Link, bind
-from secgroupd.core.compiler import Bridging
+from secgroupd.core.host import Bridging
 from secgroupd.core.model import TCP, UDP
 from secgroupd.core.policy import Policy
 from secgroupd.proving import frames

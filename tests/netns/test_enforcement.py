@@ -12,7 +12,7 @@ from tests.builders import both, group, port, rule, state
 from tests.enforcing import bindings, enforce, enforcer, kernel
 from tests.tables import family
 
-from secgroupd.core.compiler import FAMILIES
+from secgroupd.core.host import FAMILIES
 from secgroupd.core.model import ICMP, TCP, UDP, Family, State
 from secgroupd.core.plan import Line, Plan, diff
 from secgroupd.errors import TransactionRefused

@@ -10,8 +10,9 @@ from tests.enforcing import kernel
 from tests.fakes.nftables import FakeKernel, differences
 
 from secgroupd.core import names
-from secgroupd.core.compiler import Generations, Host, compile_ruleset
+from secgroupd.core.compiler import compile_ruleset
 from secgroupd.core.draft import ROOM, Binding
+from secgroupd.core.host import Generations, Host
 from secgroupd.core.model import Clearing, Timeout
 from secgroupd.core.plan import Line, Plan, diff, expected
 from secgroupd.core.policy import Policy

@@ -21,14 +21,9 @@ from tests.fakes.walker import MOST_JUMPS, Packet, Walked, Walker
 from tests.oracle import judge, owner
 
 from secgroupd.core import names
-from secgroupd.core.compiler import (
-    GENERATION_MASK,
-    JUDGED_OUT,
-    Generations,
-    Host,
-    compile_ruleset,
-)
+from secgroupd.core.compiler import GENERATION_MASK, JUDGED_OUT, compile_ruleset
 from secgroupd.core.draft import Binding
+from secgroupd.core.host import Generations, Host
 from secgroupd.core.model import (
     ICMP,
     ICMPV6,

@@ -13,15 +13,9 @@ from tests.drawing import Drawing
 from tests.fakes.nftables import FakeKernel, Table, differences
 
 from secgroupd.core import names
-from secgroupd.core.compiler import (
-    FAMILIES,
-    Bridging,
-    Generations,
-    Host,
-    compile_host,
-    compile_ruleset,
-)
+from secgroupd.core.compiler import compile_host, compile_ruleset
 from secgroupd.core.draft import Binding
+from secgroupd.core.host import FAMILIES, Bridging, Generations, Host
 from secgroupd.core.model import Clearing, State, Timeout
 from secgroupd.core.plan import (
     ELEMENTS_A_LINE,

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from tests.builders import group, port, rule, state
 
-from secgroupd.core.compiler import Generations
 from secgroupd.core.draft import Binding
+from secgroupd.core.host import Generations
 from secgroupd.errors import StoreError
 from secgroupd.memory import FileMemory, PatientMemory
 from secgroupd.reconcile import Record

@@ -16,8 +16,9 @@ from tests.drawing import Drawing
 from tests.fakes.nftables import FakeKernel, Table, differences
 
 from secgroupd.core.clearing import Scenario, documented
-from secgroupd.core.compiler import Host, compile_host, compile_ruleset
+from secgroupd.core.compiler import compile_host, compile_ruleset
 from secgroupd.core.draft import Binding
+from secgroupd.core.host import Host
 from secgroupd.core.model import Clearing, Port, Rule, State
 from secgroupd.core.names import ADOPTING
 from secgroupd.core.plan import Plan, expected

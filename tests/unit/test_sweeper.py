@@ -12,8 +12,8 @@ from tests.builders import group, port, rule, state
 
 from secgroupd import sweeper as module
 from secgroupd.core.clearing import Cleared, Scenario
-from secgroupd.core.compiler import Generations
 from secgroupd.core.draft import Binding
+from secgroupd.core.host import Generations
 from secgroupd.core.model import TCP, UDP
 from secgroupd.core.policy import Policy
 from secgroupd.core.tracked import Connection, Endpoint, Place

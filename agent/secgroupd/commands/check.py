@@ -7,7 +7,8 @@ from secgroupd.commands.arguments import Verbs, add_document, add_json, add_verb
 from secgroupd.commands.documents import load_settings, read
 from secgroupd.commands.output import complain, complain_of, counted, write, write_json
 from secgroupd.core.bindings import bind
-from secgroupd.core.compiler import Generations, Host, compile_host
+from secgroupd.core.compiler import compile_host
+from secgroupd.core.host import Generations, Host
 from secgroupd.core.policy import Policy
 from secgroupd.dataplane.links import Links
 from secgroupd.errors import DocumentError, Problem

@@ -13,7 +13,7 @@ from secgroupd.commands.output import complain, complain_of, counted, write
 from secgroupd.config import Settings
 from secgroupd.core.bindings import Bound, bind
 from secgroupd.core.clearing import Cleared
-from secgroupd.core.compiler import Bridging
+from secgroupd.core.host import Bridging
 from secgroupd.core.model import State
 from secgroupd.core.plan import Line, Plan
 from secgroupd.core.policy import Policy

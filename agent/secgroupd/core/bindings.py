@@ -7,8 +7,8 @@ nobody gets it, and the link stays closed if it is managed.
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from secgroupd.core.compiler import Bridging
 from secgroupd.core.draft import Binding
+from secgroupd.core.host import Bridging
 from secgroupd.core.model import Port
 from secgroupd.core.policy import Policy
 from secgroupd.core.ruleset import quotable

@@ -1,6 +1,7 @@
 """Policy -> ruleset: everything that a valid document can say compiles.
 
-Two base chains see every packet. ``from_port`` (prerouting, after conntrack, before the host's
+Ports on bridges get the same chains in a table of their own family. Two base chains see every
+packet. ``from_port`` (prerouting, after conntrack, before the host's
 DNAT) judges what came in from a port, ``to_port`` (postrouting, after the host's SNAT) what is
 about to leave into one. In both:
 
@@ -11,7 +12,7 @@ about to leave into one. In both:
 3. New packets, and packets of connections with a stale stamp, are judged: one map finds the class
    of protocol and destination port over the port's whole list of groups, the class's chain looks
    the peer up in a few sets. Replies of a stale connection are judged by the same classes, found
-   by their source port; the peer's address is always the connection's original one.
+   by their source port; the peer's address is read from the connection, not from the packet.
 4. Who is allowed is stamped: ``ok_in`` writes the generation into the low bits of the ct mark,
    ``ok_out`` sets the top bit. A change that clears connections raises the generation that is
    asked for, in the same transaction as the rules.
@@ -21,33 +22,15 @@ Ports may be closed, never forgotten: each miss of a map ends in a drop.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import Enum
 
 from secgroupd.core import names, sourcechains
+from secgroupd.core.classes import IP_WORDS, Classes, Judging
 from secgroupd.core.draft import Binding, Draft, InterfaceMap, LocalPort
+from secgroupd.core.host import Bridging, Generations, Host
 from secgroupd.core.model import Clearing, Direction, Family, Timeout
-from secgroupd.core.peers import Basis, Entry, Judge, PeerSets, simplified
-from secgroupd.core.policy import OrderedRule, Policy, Profile
-from secgroupd.core.ruleset import (
-    Chain,
-    Hook,
-    Key,
-    NftRule,
-    Ruleset,
-    Set,
-    box,
-    content_digest,
-    digest,
-    quotable,
-)
-from secgroupd.core.services import (
-    Box,
-    LinkService,
-    ServiceClass,
-    Services,
-    icmp_protocol,
-    partition,
-)
+from secgroupd.core.peers import PeerSets
+from secgroupd.core.policy import Policy, Profile
+from secgroupd.core.ruleset import Hook, Key, Ruleset, Set, digest, quotable
 from secgroupd.core.verdict import ICMP_ROUTER_TYPES, MLD_TYPES, ND_TYPES, ROUTER_TYPES
 from secgroupd.core.zones import zones
 
@@ -68,60 +51,6 @@ POLICIES = {
     "udp": {Timeout.UDP: "unreplied", Timeout.UDP_STREAM: "replied"},
 }
 """Timeouts by protocol, with nftables' names for them."""
-
-REPLY_TYPES = {
-    Family.IPV4: {8: 0, 13: 14, 15: 16, 17: 18},
-    Family.IPV6: {128: 129, 139: 140},
-}
-"""ICMP types that open a tracked connection, with the type of their replies."""
-
-
-@dataclass(frozen=True, slots=True)
-class Generations:
-    """Which judgements still hold.
-
-    ``current`` is what is stamped now. ``newest`` is the youngest minimum of any port: a stamp not
-    older is fresh everywhere. ``minimum`` has each port's own; ports without one take ``newest``.
-    With strict clearing no stamp is ever fresh: every packet is judged by the rules of now.
-    """
-
-    current: int = 1
-    newest: int = 1
-    minimum: Mapping[str, int] = field(default_factory=dict)
-    mode: Clearing = Clearing.DOCUMENTED
-
-    def of(self, port_id: str) -> int:
-        """Return the oldest generation whose judgement still holds for a port."""
-        return self.minimum.get(port_id, self.newest)
-
-
-class Bridging(Enum):
-    """What this kernel can do for ports on a Linux bridge."""
-
-    FULL = "full"
-    CLOSED = "no connection tracking"
-    """Bridge tables without connection tracking: ports on a bridge are closed."""
-    NONE = "no bridge tables"
-    """Nothing at all: frames between the ports of a bridge pass whatever the rules say."""
-
-
-FAMILIES = ("inet", "bridge", "arp")
-"""The families in which there may be a table: routed ports, ports on bridges, ARP of routed ones."""
-
-
-@dataclass(frozen=True, slots=True)
-class Host:
-    """What the compiler must know of the host.
-
-    ``bindings`` has the ports of this host by id. ``managed`` are interface names, or prefixes with
-    a closing ``*``, that are closed unless a port claims them.
-    """
-
-    bindings: Mapping[str, Binding]
-    managed: tuple[str, ...] = ("tap*", "vnet*")
-    timeouts: Mapping[Timeout, int] = field(default_factory=dict)
-    """Seconds; what is not named keeps the kernel's own, as do connections of no port."""
-    bridging: Bridging = Bridging.FULL
 
 
 def compile_host(policy: Policy, host: Host, generations: Generations) -> Mapping[str, Ruleset]:
@@ -362,7 +291,7 @@ class _Compiler:
             }
             policy = ", ".join(f"{name} : {seconds}" for name, seconds in wanted.items())
             for family in Family if wanted else ():
-                word = _ip_word(family)
+                word = IP_WORDS[family]
                 body = f"protocol {protocol}; l3proto {word}; policy = {{ {policy} }};"
                 name = f"t{family.version}_{protocol}_{digest(body)}"
                 self.draft.timeouts[name] = body
@@ -410,35 +339,17 @@ class _Compiler:
     def _profile(self, profile: Profile, maps: _Maps) -> None:
         stem = names.profile_digest(profile)
         origin = "security groups " + ", ".join(profile.groups)
+        classes = Classes(self.draft, self.peers, self.policy)
         judging = {
-            direction: self._judging(profile, direction, stem, origin) for direction in Direction
+            direction: classes.judging(profile, direction, stem, origin) for direction in Direction
         }
         for direction in Direction:
             self._hook_chains(_HookScope(stem, direction, origin), judging, maps)
 
-    def _judging(
-        self, profile: Profile, direction: Direction, stem: str, origin: str
-    ) -> "_Judging":
-        """Compile one direction's rules; return the lines that lead into them."""
-        found = _Judging()
-        for family in Family:
-            rules = self.policy.rules(profile.groups, direction, family)
-            services = partition([ordered.rule for ordered in rules], direction, family)
-            judge = Judge(direction, family, profile.vpc_id)
-            scope = _Scope(
-                f"{names.towards(direction)}{family.version}_{stem}", judge, rules, origin
-            )
-            name = self._service_map(scope, services)
-            word = f"meta protocol {_ip_word(family)} th"
-            found.first.append(f"{word} dport . meta l4proto vmap @{name}")
-            found.reply.append(f"{word} sport . meta l4proto vmap @{name}")
-            found.untracked.extend(self._untracked(scope, services))
-        return found
-
     def _hook_chains(
         self,
         scope: "_HookScope",
-        judging: Mapping[Direction, "_Judging"],
+        judging: Mapping[Direction, Judging],
         maps: _Maps,
     ) -> None:
         """Make the chains at one hook: towards the ports for ingress, from them for egress.
@@ -492,102 +403,6 @@ class _Compiler:
         )
         return [f"ip frag-off & 0x1fff != 0 goto {chain}", f"frag frag-off != 0 goto {chain}"]
 
-    def _service_map(self, scope: "_Scope", services: Services) -> str:
-        """Make the map from protocol and port to the chain of the class; return its name."""
-        icmp = icmp_protocol(scope.judge.family)
-        elements: dict[bytes, str] = {}
-        for piece in services.boxes:
-            if services.icmp and piece.low[0] == icmp:
-                verdict = f"goto {self._icmp_chains(scope, services.icmp)}"
-            else:
-                verdict = self._class(scope, piece.service)
-            elements[box(Key.SERVICE, piece.low[::-1], piece.high[::-1])] = verdict
-        return self._interval_map("m", Key.SERVICE, elements, scope.origin)
-
-    def _interval_map(
-        self, letter: str, key: Key, elements: Mapping[bytes, str], origin: str
-    ) -> str:
-        name = f"{letter}_{content_digest(elements)}"
-        return self.draft.put(Set(name, key, elements, is_map=True, origin=origin))
-
-    def _icmp_chains(self, scope: "_Scope", boxes: Iterable[Box]) -> str:
-        """Make the maps from ICMP type and code to classes, for first packets and for replies."""
-        replies = [
-            Box((reply, piece.low[1]), (reply, piece.high[1]), piece.service)
-            for piece in boxes
-            for request, reply in REPLY_TYPES[scope.judge.family].items()
-            if piece.low[0] <= request <= piece.high[0]
-        ]
-        word = _icmp_word(scope.judge.family)
-        lookup = f"{word} type . {word} code vmap"
-        reply_map, own_map = self._icmp_map(scope, replies), self._icmp_map(scope, boxes)
-        deny = scope.judge.deny
-        replied = self.draft.chain(
-            f"icmp_reply_{scope.stem}", [f"{lookup} @{reply_map}", deny], scope.origin
-        )
-        return self.draft.chain(
-            f"icmp_{scope.stem}",
-            [f"ct direction reply goto {replied}", f"{lookup} @{own_map}", deny],
-            scope.origin,
-        )
-
-    def _icmp_map(self, scope: "_Scope", boxes: Iterable[Box]) -> str:
-        four = scope.judge.family is Family.IPV4
-        key = Key.ICMP if four else Key.ICMPV6
-        elements = {box(key, b.low, b.high): self._class(scope, b.service) for b in boxes}
-        return self._interval_map("i4" if four else "i6", key, elements, scope.origin)
-
-    def _untracked(self, scope: "_Scope", services: Services) -> list[str]:
-        """Return lines that judge ICMP which opens no connection: errors nobody caused, and such.
-
-        Conntrack calls it invalid; the rules still decide, by the packet's own addresses.
-        """
-        icmp = icmp_protocol(scope.judge.family)
-        judge = scope.judge
-        packets = _Scope(
-            scope.stem,
-            Judge(judge.direction, judge.family, judge.vpc_id, Basis.PACKET),
-            scope.rules,
-            scope.origin,
-        )
-        protocol = "icmp" if judge.family is Family.IPV4 else "ipv6-icmp"
-        if services.icmp:
-            name = self._icmp_map(packets, services.icmp)
-            word = _icmp_word(judge.family)
-            return [f"meta l4proto {protocol} {word} type . {word} code vmap @{name}"]
-        own = next(b.service for b in services.boxes if b.low[0] <= icmp <= b.high[0])
-        verdict = self._class(packets, own)
-        return [] if verdict == judge.deny else [f"meta l4proto {protocol} {verdict}"]
-
-    # -- classes ----------------------------------------------------------------------------
-
-    def _class(self, scope: "_Scope", service: ServiceClass) -> str:
-        """Return the verdict of a class: the jump to its chain, which equal classes share."""
-        judge = scope.judge
-        entries = scope.entries(service)
-        lines = self.peers.lines(judge, entries, scope.origin)
-        if service.link_service is not None:
-            allow = service.link_service is LinkService.DHCP_ALLOW
-            verdict = judge.allow if allow else judge.deny
-            # A reply has the conversation's source port as its destination.
-            ends = ("original udp sport", "reply udp dport")
-            texts = (f"ct direction {end} {service.source_port} {verdict}" for end in ends)
-            lines = (*(NftRule(text, scope.origin) for text in texts), *lines)
-        if len(lines) == 1:
-            return lines[0].text
-        name = f"c_{scope.class_digest(service)}"
-        self.draft.chains.setdefault(name, Chain(name, lines))
-        return f"goto {name}"
-
-
-@dataclass(slots=True)
-class _Judging:
-    """Lines that lead into one direction's compiled rules, for each kind of packet."""
-
-    first: list[str] = field(default_factory=list)
-    reply: list[str] = field(default_factory=list)
-    untracked: list[str] = field(default_factory=list)
-
 
 _SIDES = ((names.FROM_PORT, FROM_PORT_HOOK, "i"), (names.TO_PORT, TO_PORT_HOOK, "o"))
 """The two base chains that judge: name, hook, and which of a packet's interfaces is the port's."""
@@ -600,39 +415,6 @@ class _HookScope:
     stem: str
     direction: Direction
     origin: str
-
-
-@dataclass(frozen=True, slots=True)
-class _Scope:
-    """One profile, direction and family: the stem of its names, and what its classes refer to."""
-
-    stem: str
-    judge: Judge
-    rules: tuple[OrderedRule, ...]
-    origin: str
-
-    def class_digest(self, service: ServiceClass) -> str:
-        """Return what names a class: its rules by id, so that what they say may change in place."""
-        judge = self.judge
-        ids = [part for at in service.rules for part in self._id(at)]
-        where = [judge.direction, judge.family.value, judge.vpc_id, judge.basis.value]
-        return digest(*where, str(service.link_service), str(service.source_port), *ids)
-
-    def _id(self, place: int) -> tuple[str, str]:
-        return self.rules[place].group_id, self.rules[place].rule.id
-
-    def entries(self, service: ServiceClass) -> tuple[Entry, ...]:
-        """Return the peers that decide in a class, in order."""
-        matching = (self.rules[place].rule for place in service.rules)
-        return simplified([(rule.peer, rule.action) for rule in matching])
-
-
-def _ip_word(family: Family) -> str:
-    return "ip" if family is Family.IPV4 else "ip6"
-
-
-def _icmp_word(family: Family) -> str:
-    return "icmp" if family is Family.IPV4 else "icmpv6"
 
 
 def _pattern(name: str) -> str:

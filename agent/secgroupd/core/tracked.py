@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from ipaddress import ip_address
 
-from secgroupd.core.compiler import GENERATION_MASK, Generations
+from secgroupd.core.compiler import GENERATION_MASK
+from secgroupd.core.host import Generations
 from secgroupd.core.model import Address, Direction, Port
 from secgroupd.core.policy import Policy
 from secgroupd.core.verdict import Decision, Packet, decide

@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from secgroupd.closing import Closing
-from secgroupd.core.compiler import Bridging
+from secgroupd.core.host import Bridging
 from secgroupd.core.names import ADOPTING, SPOOFS
 from secgroupd.core.plan import Line, Observed, Plan, combined, removal
 from secgroupd.dataplane import nft_read

@@ -6,8 +6,8 @@ import pytest
 from tests.builders import port, state
 
 from secgroupd.core.bindings import Bound, Link, bind
-from secgroupd.core.compiler import Bridging
 from secgroupd.core.draft import Binding
+from secgroupd.core.host import Bridging
 from secgroupd.core.model import Port
 from secgroupd.core.policy import Policy
 

@@ -1,0 +1,178 @@
+"""One direction's rules of a profile -> maps and chains, and the lines that lead into them.
+
+A map finds the class of protocol and destination port, or of ICMP type and code, over the whole
+ordered list of groups; the class's chain looks the peer up and ends in a verdict.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from secgroupd.core import names
+from secgroupd.core.draft import Draft
+from secgroupd.core.model import Direction, Family
+from secgroupd.core.peers import Basis, Entry, Judge, PeerSets, simplified
+from secgroupd.core.policy import OrderedRule, Policy, Profile
+from secgroupd.core.ruleset import Chain, Key, NftRule, Set, box, content_digest, digest
+from secgroupd.core.services import (
+    Box,
+    LinkService,
+    ServiceClass,
+    Services,
+    icmp_protocol,
+    partition,
+)
+
+IP_WORDS = {Family.IPV4: "ip", Family.IPV6: "ip6"}
+ICMP_WORDS = {Family.IPV4: "icmp", Family.IPV6: "icmpv6"}
+"""nft's words for the headers of each family."""
+
+REPLY_TYPES = {
+    Family.IPV4: {8: 0, 13: 14, 15: 16, 17: 18},
+    Family.IPV6: {128: 129, 139: 140},
+}
+"""ICMP types that open a tracked connection, with the type of their replies."""
+
+
+@dataclass(slots=True)
+class Judging:
+    """Lines that lead into one direction's compiled rules, for each kind of packet."""
+
+    first: list[str] = field(default_factory=list)
+    reply: list[str] = field(default_factory=list)
+    untracked: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class _Scope:
+    """One profile, direction and family: the stem of its names, and what its classes refer to."""
+
+    stem: str
+    judge: Judge
+    rules: tuple[OrderedRule, ...]
+    origin: str
+
+    def class_digest(self, service: ServiceClass) -> str:
+        """Return what names a class: its rules by id, so that what they say may change in place."""
+        judge = self.judge
+        ids = [part for at in service.rules for part in self._id(at)]
+        where = [judge.direction, judge.family.value, judge.vpc_id, judge.basis.value]
+        return digest(*where, str(service.link_service), str(service.source_port), *ids)
+
+    def _id(self, place: int) -> tuple[str, str]:
+        return self.rules[place].group_id, self.rules[place].rule.id
+
+    def entries(self, service: ServiceClass) -> tuple[Entry, ...]:
+        """Return the peers that decide in a class, in order."""
+        matching = (self.rules[place].rule for place in service.rules)
+        return simplified([(rule.peer, rule.action) for rule in matching])
+
+
+@dataclass(frozen=True, slots=True)
+class Classes:
+    """Compiles rules into a table; equal classes of all its profiles are one chain."""
+
+    draft: Draft
+    peers: PeerSets
+    policy: Policy
+
+    def judging(self, profile: Profile, direction: Direction, stem: str, origin: str) -> Judging:
+        """Compile one direction's rules; return the lines that lead into them."""
+        found = Judging()
+        for family in Family:
+            rules = self.policy.rules(profile.groups, direction, family)
+            services = partition([ordered.rule for ordered in rules], direction, family)
+            judge = Judge(direction, family, profile.vpc_id)
+            scope = _Scope(
+                f"{names.towards(direction)}{family.version}_{stem}", judge, rules, origin
+            )
+            name = self._service_map(scope, services)
+            word = f"meta protocol {IP_WORDS[family]} th"
+            found.first.append(f"{word} dport . meta l4proto vmap @{name}")
+            found.reply.append(f"{word} sport . meta l4proto vmap @{name}")
+            found.untracked.extend(self._untracked(scope, services))
+        return found
+
+    def _service_map(self, scope: _Scope, services: Services) -> str:
+        """Make the map from protocol and port to the chain of the class; return its name."""
+        icmp = icmp_protocol(scope.judge.family)
+        elements: dict[bytes, str] = {}
+        for piece in services.boxes:
+            if services.icmp and piece.low[0] == icmp:
+                verdict = f"goto {self._icmp_chains(scope, services.icmp)}"
+            else:
+                verdict = self._class(scope, piece.service)
+            elements[box(Key.SERVICE, piece.low[::-1], piece.high[::-1])] = verdict
+        return self._interval_map("m", Key.SERVICE, elements, scope.origin)
+
+    def _interval_map(
+        self, letter: str, key: Key, elements: Mapping[bytes, str], origin: str
+    ) -> str:
+        name = f"{letter}_{content_digest(elements)}"
+        return self.draft.put(Set(name, key, elements, is_map=True, origin=origin))
+
+    def _icmp_chains(self, scope: _Scope, boxes: Iterable[Box]) -> str:
+        """Make the maps from ICMP type and code to classes, for first packets and for replies."""
+        replies = [
+            Box((reply, piece.low[1]), (reply, piece.high[1]), piece.service)
+            for piece in boxes
+            for request, reply in REPLY_TYPES[scope.judge.family].items()
+            if piece.low[0] <= request <= piece.high[0]
+        ]
+        word = ICMP_WORDS[scope.judge.family]
+        lookup = f"{word} type . {word} code vmap"
+        reply_map, own_map = self._icmp_map(scope, replies), self._icmp_map(scope, boxes)
+        deny = scope.judge.deny
+        replied = self.draft.chain(
+            f"icmp_reply_{scope.stem}", [f"{lookup} @{reply_map}", deny], scope.origin
+        )
+        return self.draft.chain(
+            f"icmp_{scope.stem}",
+            [f"ct direction reply goto {replied}", f"{lookup} @{own_map}", deny],
+            scope.origin,
+        )
+
+    def _icmp_map(self, scope: _Scope, boxes: Iterable[Box]) -> str:
+        four = scope.judge.family is Family.IPV4
+        key = Key.ICMP if four else Key.ICMPV6
+        elements = {box(key, b.low, b.high): self._class(scope, b.service) for b in boxes}
+        return self._interval_map("i4" if four else "i6", key, elements, scope.origin)
+
+    def _untracked(self, scope: _Scope, services: Services) -> list[str]:
+        """Return lines that judge ICMP which opens no connection: errors nobody caused, and such.
+
+        Conntrack calls it invalid; the rules still decide, by the packet's own addresses.
+        """
+        icmp = icmp_protocol(scope.judge.family)
+        judge = scope.judge
+        packets = _Scope(
+            scope.stem,
+            Judge(judge.direction, judge.family, judge.vpc_id, Basis.PACKET),
+            scope.rules,
+            scope.origin,
+        )
+        protocol = "icmp" if judge.family is Family.IPV4 else "ipv6-icmp"
+        if services.icmp:
+            name = self._icmp_map(packets, services.icmp)
+            word = ICMP_WORDS[judge.family]
+            return [f"meta l4proto {protocol} {word} type . {word} code vmap @{name}"]
+        own = next(b.service for b in services.boxes if b.low[0] <= icmp <= b.high[0])
+        verdict = self._class(packets, own)
+        return [] if verdict == judge.deny else [f"meta l4proto {protocol} {verdict}"]
+
+    def _class(self, scope: _Scope, service: ServiceClass) -> str:
+        """Return the verdict of a class: the jump to its chain, which equal classes share."""
+        judge = scope.judge
+        entries = scope.entries(service)
+        lines = self.peers.lines(judge, entries, scope.origin)
+        if service.link_service is not None:
+            allow = service.link_service is LinkService.DHCP_ALLOW
+            verdict = judge.allow if allow else judge.deny
+            # A reply has the conversation's source port as its destination.
+            ends = ("original udp sport", "reply udp dport")
+            texts = (f"ct direction {end} {service.source_port} {verdict}" for end in ends)
+            lines = (*(NftRule(text, scope.origin) for text in texts), *lines)
+        if len(lines) == 1:
+            return lines[0].text
+        name = f"c_{scope.class_digest(service)}"
+        self.draft.chains.setdefault(name, Chain(name, lines))
+        return f"goto {name}"
