@@ -89,7 +89,7 @@ deb:  ## build dist/secgroupd_VERSION_all.deb (installs what that needs)
 	$(call need,$(DEB_PACKAGES))
 	rm -rf build/deb
 	mkdir -p build/deb/secgroupd dist
-	cp -a agent completion debian man systemd CHANGELOG.md LICENSE Makefile README.md build/deb/secgroupd/
+	cp -a agent completion debian docs man systemd CHANGELOG.md LICENSE Makefile README.md build/deb/secgroupd/
 	cd build/deb/secgroupd && dpkg-buildpackage --build=binary --no-sign
 	cp build/deb/*.deb dist/
 
