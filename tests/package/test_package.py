@@ -108,7 +108,7 @@ def run(*command: str | Path, check: bool = True) -> str:
 @pytest.fixture(scope="module")
 def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     copy = tmp_path_factory.mktemp("source")
-    for name in ("agent", "completion", "debian", "man", "systemd"):
+    for name in ("agent", "completion", "debian", "docs", "man", "systemd"):
         shutil.copytree(ROOT / name, copy / name)
     for name in ("CHANGELOG.md", "LICENSE", "Makefile", "README.md"):
         shutil.copy(ROOT / name, copy)
