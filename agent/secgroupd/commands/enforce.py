@@ -13,7 +13,7 @@ from secgroupd.commands.output import complain, complain_of, counted, write
 from secgroupd.config import Settings
 from secgroupd.core.bindings import Bound, bind
 from secgroupd.core.clearing import Cleared
-from secgroupd.core.host import Bridging
+from secgroupd.core.host import FAMILIES, Bridging
 from secgroupd.core.model import State
 from secgroupd.core.plan import Line, Plan
 from secgroupd.core.policy import Policy
@@ -87,7 +87,8 @@ def run_apply(args: argparse.Namespace) -> int:
     _make_state_dir(settings)
     with _reconciler(settings) as reconciler, Nft() as nft:
         before = reconciler.record.accepted
-        if args.confirm is not None and before is None and reconciler.enforces_something():
+        unknown = before is None and any(nft.observe(family) is not None for family in FAMILIES)
+        if args.confirm is not None and unknown:
             message = "nobody knows what is in force now: apply without --confirm first"
             raise StoreError(message)
         _apply(reconciler, nft, state, settings)

@@ -100,9 +100,8 @@ def _close(settings: Settings) -> None:
     """
     with Nft() as nft:
         reconciler = Reconciler(nft, Forgetful(), managed=settings.managed_interfaces)
-        closed = reconciler.propose(State(), {})
         # Some of them alone would leave open what the others guarded.
-        if all(nft.observe(family) is not None for family in closed.tables):
+        if reconciler.enforces_something():
             write("the rules that are there stay")
             return
         reconciler.apply(State(), {})
