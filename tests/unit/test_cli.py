@@ -92,7 +92,7 @@ def test_compile_prints_the_table(capsys: Capture) -> None:
     assert main(["compile", CLOUD]) == 0
     out, err = capsys.readouterr()
     assert out.startswith("table inet secgroupd {\n") and out.endswith("\n}\n")
-    assert '"tapweb1" : goto to_sg-web_' in out
+    assert '"tapweb1" : jump to_sg-web_' in out
     assert err == ""
 
 

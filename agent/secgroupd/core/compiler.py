@@ -153,9 +153,11 @@ class _Compiler:
             else:
                 stem = names.profile_digest(self.policy.profile_of(port))
                 minimum = names.generation(self.generations.of(port.id))
+                # Not goto: a packet that began in the generation before finds a chain that is new
+                # in this one without rules. It must come back, to what closes the interface.
                 verdicts = {
-                    "ports_from": f"goto from_{stem}",
-                    "ports_to": f"goto to_{stem}",
+                    "ports_from": f"jump from_{stem}",
+                    "ports_to": f"jump to_{stem}",
                     "live": f"jump {minimum}",
                 }
             for purpose, verdict in verdicts.items():
@@ -176,8 +178,9 @@ class _Compiler:
     def _closing(self, side: str) -> list[str]:
         """Return lines that close managed interfaces and those that ports of the document claim.
 
-        A claimed interface comes here when it is judged in another family's table, or when the map
-        misses for a moment: kernels before 6.12.48 can miss a key whose verdict is being replaced.
+        A claimed interface comes here when it is judged in another family's table, or when for a
+        moment the map misses (kernels before 6.12.48 can miss a key whose verdict is being replaced)
+        or leads to a chain that has no rules yet for the packet's generation.
         """
         managed = self.host.managed
         lines = [f"{side}ifname {_pattern(name)} goto {names.CLOSED}" for name in managed]

@@ -1,10 +1,16 @@
 """Ruleset and what the kernel has -> the lines that change it, no more than needed.
 
-What packets meet changes in one transaction. The kernel fills an interval set only at the end of a
-commit, after the new rules have begun to be used: a set that were made and referred to in the same
-transaction would be empty for some packets. Therefore interval sets never change, they are named by
-their content, and a plan that needs new ones makes them (and the chains that they lead to) in a
-transaction before, in which nothing refers to them yet.
+What packets meet changes in one transaction. What that one needs anew, it must find ready, since a
+packet that is under way when it is committed sees both sides of it:
+
+- A packet keeps the generation it began with for rules, while a map shows it the elements of now. A
+  chain that is made in the same transaction has no rules in the older generation, so that such a
+  packet would fall through it.
+- The kernel fills an interval set only at the end of a commit, after the new rules have begun to be
+  used. Therefore interval sets never change, they are named by their content.
+
+So a plan makes new chains and interval sets in a transaction before, in which nothing that packets
+meet refers to them yet.
 
 Order within a transaction: what is referred to is made before what refers to it, and removed after
 it. Chains are compared by their rules' digests, which the kernel keeps as comments, so a
@@ -171,6 +177,11 @@ def _leading(sets: Mapping[str, Set | ObservedSet], chains: AbstractSet[str]) ->
     return {name for name, one in sets.items() if not verdicts.isdisjoint(one.elements.values())}
 
 
+def _words(chain: Chain) -> set[str]:
+    """Return every word of a chain's rules: among them, the chains and sets that it refers to."""
+    return {word for rule in chain.rules for word in rule.text.split()}
+
+
 def _chunks(texts: Iterable[str]) -> Iterable[str]:
     pending: list[str] = []
     for text in texts:
@@ -196,7 +207,7 @@ class _Difference:
         new_chains = self._unhooked(self.desired.chains.keys() - self.observed.chains.keys())
         made = (*self._make(new_sets, new_chains),)
         changed = (*self._change(), *self._remove())
-        if any(self.desired.sets[name].key.value.interval for name in new_sets):
+        if new_chains or any(self.desired.sets[name].key.value.interval for name in new_sets):
             return Plan(changed, made)
         return Plan((*made, *changed))
 
@@ -211,7 +222,11 @@ class _Difference:
         missing = self.desired.sets.keys() - there.sets.keys()
         early = sorted(missing - _leading(self.desired.sets, chains))
         unhooked = self._unhooked(self.desired.chains.keys() - there.chains.keys())
+        late = {f"@{name}" for name in gone | (missing - set(early))} | chains
+        ready = [name for name in unhooked if late.isdisjoint(_words(self.desired.chains[name]))]
         preparation = [*self._declare(early, unhooked)]
+        for name in ready:
+            preparation += self._fill(self.desired.chains[name])
         for name in early:
             preparation += self._add(self.desired.sets[name], {})
         emptied = {
@@ -220,7 +235,9 @@ class _Difference:
             if name not in chains
         }
         left = Observed(
-            emptied | dict.fromkeys(unhooked, ObservedChain(None, ())),
+            emptied
+            | dict.fromkeys(unhooked, ObservedChain(None, ()))
+            | {name: ObservedChain(None, self.desired.chains[name].digests) for name in ready},
             {name: one for name, one in there.sets.items() if name not in gone}
             | {name: _expected_set(self.desired.sets[name]) for name in early},
             there.timeouts | self.desired.timeouts.keys(),
