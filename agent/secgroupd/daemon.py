@@ -12,13 +12,14 @@ import select
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from secgroupd import __version__
 from secgroupd.config import DEFAULT_PATH, Settings, load
+from secgroupd.control import Control
 from secgroupd.dataplane.conntrack import Conntrack
 from secgroupd.dataplane.links import Links
 from secgroupd.dataplane.nft import Nft
@@ -38,6 +39,9 @@ SETTLE_SECONDS = 0.02
 
 LOOK_SECONDS = 1.0
 """How often the ruleset's generation number is looked at for changes by others."""
+
+STUCK_SECONDS = 30.0
+"""After how long in one turn the loop is no longer called healthy."""
 
 FIRST_RETRY, LAST_RETRY = 0.1, 30.0
 """Seconds until a failed cycle is tried again: the first time, and at the most."""
@@ -83,6 +87,9 @@ class Daemon:
         self._open = ExitStack()
         self._stop = False
         self._reload = False
+        self._turned = time.monotonic()
+        self._control: Control | None = None
+        self._control_trouble: str | None = None
         self._endpoint: Endpoint | None = None
         self._metrics_trouble: str | None = None
         self._ready = False
@@ -121,6 +128,7 @@ class Daemon:
             (signal.SIGHUP, self._on_reload),
         ):
             self._open.callback(signal.signal, number, signal.signal(number, action))
+        self._listen()
         self._serve()
         self.guard.begin()
         if store.trouble:
@@ -137,8 +145,9 @@ class Daemon:
 
     def close(self) -> None:
         """Let go of everything; the table stays in the kernel."""
-        if self._endpoint is not None:
-            self._endpoint.close()
+        for serving in (self._control, self._endpoint):
+            if serving is not None:
+                serving.close()
         self._open.close()
 
     def _on_stop(self, *_: object) -> None:
@@ -146,6 +155,30 @@ class Daemon:
 
     def _on_reload(self, *_: object) -> None:
         self._reload = True
+
+    def _listen(self) -> None:
+        """Have a control socket; one that is gone or cannot be had is made at a full comparison."""
+        if self._control is not None:
+            if self._control.reachable():
+                return
+            self._control.close()
+            self._control = None
+        try:
+            make_directory(self.settings.run_dir)
+            self._control = Control(self.settings.run_dir, {"status": self._status})
+            self._control_trouble = None
+        except (OSError, SecgroupdError) as error:
+            if str(error) != self._control_trouble:
+                log.warning("control-not-served error=%s", error)
+            self._control_trouble = str(error)
+
+    def _status(self) -> Mapping[str, object]:
+        """Return the guard's status, or that the loop is stuck; the control socket's thread asks."""
+        busy = time.monotonic() - self._turned
+        if busy < STUCK_SECONDS:
+            return self.guard.status
+        stuck = f"the agent has been busy with one turn for {busy:.0f} seconds"
+        return {**self.guard.status, "healthy": False, "error": stuck}
 
     def _serve(self) -> None:
         """Serve metrics; what cannot be served is tried again at every full comparison."""
@@ -187,6 +220,7 @@ class Daemon:
             wait = due.wait(time.monotonic())
             events = self._await(min(wait, watchdog) if watchdog else wait)
             notify("WATCHDOG=1")
+            self._turned = time.monotonic()
             if not self._stop:
                 self._act(due, events=events)
         notify("STOPPING=1")
@@ -219,6 +253,7 @@ class Daemon:
             if self.guard.problems != refused:
                 self.guard.tell()
         if resync:
+            self._listen()
             self._serve()
             well = self.guard.resync()
         elif document or reload or links or drift or retry or events:

@@ -6,7 +6,7 @@ shown in the status, and tried again.
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -45,6 +45,7 @@ class Guard:
         state: what is to be enforced: the newest accepted document.
         problems: why the newest document is refused; empty when it is accepted.
         error: why the last cycle failed; None when it did not.
+        status: what was told last; replaced as a whole, so that other threads may read it.
     """
 
     settings: Settings
@@ -57,6 +58,7 @@ class Guard:
     state: State | None = None
     problems: tuple[Problem, ...] = ()
     error: str | None = None
+    status: Mapping[str, object] = field(default_factory=dict)
     _digest: bytes = b""
     _bound: Bound = field(default_factory=lambda: Bound({}, {}))
     _enforced: State | None = None
@@ -180,7 +182,7 @@ class Guard:
             self.tell()
 
     def tell(self) -> None:
-        """Show how things are: in the status file and the metrics."""
+        """Show how things are: in the status and the metrics."""
         ports = self._ports()
         states = list(ports.values())
         self.metrics.show(
@@ -192,7 +194,7 @@ class Guard:
                 interfaces={i: b.interface for i, b in self._bound.bindings.items()},
             )
         )
-        status = {
+        self.status = {
             "revision": self._revision,
             "healthy": self.error is None and not self.problems,
             "error": self.error,
@@ -207,7 +209,7 @@ class Guard:
             "record_trouble": self.memory.trouble,
         }
         try:
-            write_status(self.settings.run_dir, status)
+            write_status(self.settings.run_dir, self.status)
         except OSError as error:
             log.warning("status-not-written error=%s", error)
 

@@ -2,10 +2,12 @@
 
 import argparse
 import json
+from pathlib import Path
 
 from secgroupd.commands.arguments import Verbs, add_json, add_verb
 from secgroupd.commands.documents import load_settings
 from secgroupd.commands.output import write
+from secgroupd.control import NoSocket, Silent, ask
 from secgroupd.rundir import is_locked, read_status
 
 EXIT_HEALTHY, EXIT_DEGRADED, EXIT_NOT_RUNNING = 0, 3, 4
@@ -23,19 +25,33 @@ def add(verbs: Verbs) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print the agent's status."""
     settings = load_settings(args.config)
-    running = is_locked(settings.run_dir)
-    status = read_status(settings.run_dir) if running else None
+    status = _status(settings.run_dir)
     if args.json:
-        write(json.dumps({"running": running, **(status or {})}))
-    elif not running:
-        write("not running")
+        write(json.dumps({"running": status is not None, **(status or {})}))
     elif status is None:
+        write("not running")
+    elif not status:
         write("running, and has not enforced anything yet")
     else:
         _tell(status)
-    if not running:
+    if status is None:
         return EXIT_NOT_RUNNING
-    return EXIT_HEALTHY if status and status.get("healthy") else EXIT_DEGRADED
+    return EXIT_HEALTHY if status.get("healthy") else EXIT_DEGRADED
+
+
+def _status(run_dir: Path) -> dict[str, object] | None:
+    """Return the running daemon's status, empty before it has one; None when none runs.
+
+    Raises:
+        NotAllowed: it may not be asked.
+    """
+    try:
+        return ask(run_dir, "status")
+    except Silent as error:
+        return {"healthy": False, "error": str(error)}
+    except NoSocket:
+        # It may have been unable to make one: then what it wrote down last must do.
+        return (read_status(run_dir) or {}) if is_locked(run_dir) else None
 
 
 def _tell(status: dict[str, object]) -> None:
