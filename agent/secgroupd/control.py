@@ -74,12 +74,13 @@ class Control(Closing):
         made = self._path.lstat()
         self._inode, self._group = made.st_ino, made.st_gid
         self._loop = asyncio.new_event_loop()
+        self._ending = asyncio.Event()
         self._thread = threading.Thread(target=self._run, name="control", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
         """Stop listening, hang up on whoever is there, and remove the socket."""
-        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._loop.call_soon_threadsafe(self._ending.set)
         self._thread.join()
         self._listening.close()
         if self.reachable():
@@ -93,19 +94,18 @@ class Control(Closing):
             return False
 
     def _run(self) -> None:
-        serving = asyncio.start_unix_server(
-            self._serve, sock=self._listening, limit=MAX_REQUEST_BYTES
+        with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
+            runner.run(self._listen())
+
+    async def _listen(self) -> None:
+        server = await asyncio.start_unix_server(
+            self._serve,
+            sock=self._listening,
+            limit=MAX_REQUEST_BYTES,
+            backlog=socket.SOMAXCONN,
         )
-        server = self._loop.run_until_complete(serving)
-        try:
-            self._loop.run_forever()
-        finally:
-            server.close()
-            left = asyncio.all_tasks(self._loop)
-            for task in left:
-                task.cancel()
-            self._loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
-            self._loop.close()
+        await self._ending.wait()
+        server.close()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._clients += 1
@@ -155,9 +155,9 @@ class Control(Closing):
 
 
 def _further_groups(client: socket.socket) -> tuple[int, ...]:
-    size = 4 * 65536  # NGROUPS_MAX
+    # Python reads no option longer than 1024 bytes: who is in over 256 groups has to be root.
     with suppress(OSError):
-        found = client.getsockopt(socket.SOL_SOCKET, SO_PEERGROUPS, size)
+        found = client.getsockopt(socket.SOL_SOCKET, SO_PEERGROUPS, 1024)
         return struct.unpack(f"{len(found) // 4}I", found)
     return ()
 
@@ -176,7 +176,7 @@ def _listen(path: Path, directory: Path) -> socket.socket:
         if os.geteuid() == 0:
             os.chown(path, -1, directory.stat().st_gid, follow_symlinks=False)
         path.chmod(MODE)
-        made.listen(128)
+        made.listen(socket.SOMAXCONN)
         made.settimeout(0)
     except BaseException:
         made.close()
@@ -197,9 +197,10 @@ def ask(directory: Path, question: str) -> dict[str, object]:
         asking.settimeout(2 * PATIENCE_SECONDS)
         try:
             asking.connect(str(path))
-            asking.sendall(json.dumps({"ask": question}).encode() + b"\n")
-            answer = _read(asking)
-            found = json.loads(answer)
+            # Whoever refuses us at once does not read this, but tells the reason.
+            with suppress(BrokenPipeError):
+                asking.sendall(json.dumps({"ask": question}).encode() + b"\n")
+            found = json.loads(asking.makefile("rb").readline(MAX_ANSWER_BYTES))
         except (FileNotFoundError, ConnectionRefusedError) as error:
             raise NoSocket(f"nobody listens on {path}") from error
         except PermissionError as error:
@@ -214,14 +215,3 @@ def ask(directory: Path, question: str) -> dict[str, object]:
     if found.keys() == {"refused"}:
         raise NotAllowed(f"{path} refuses: {found['refused']}")
     return found
-
-
-def _read(asking: socket.socket) -> bytes:
-    parts: list[bytes] = []
-    size = 0
-    while part := asking.recv(1 << 16):
-        parts.append(part)
-        size += len(part)
-        if size > MAX_ANSWER_BYTES:
-            raise ValueError("the answer is too long")
-    return b"".join(parts)

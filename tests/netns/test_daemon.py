@@ -349,3 +349,54 @@ def test_a_changed_limit_takes_effect_on_hangup(agent: Agent) -> None:
     agent.configure(limits="enforce")
     agent.process.send_signal(signal.SIGHUP)
     await_that(lambda: agent.status()["problems"])
+
+
+def test_the_status_is_asked_over_the_control_socket(
+    agent: Agent, capsys: pytest.CaptureFixture[str]
+) -> None:
+    agent.give(document())
+    agent.start()
+    # What is told comes from the process: the file may be as old as it likes.
+    (agent.directory / "run" / "status.json").write_text("{}")
+    assert main(["--config", str(agent.config), "status", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["running"] and told["ports"]["p1"]["state"] == "enforced"
+    (agent.directory / "run" / "control").unlink()
+    await_that((agent.directory / "run" / "control").exists)
+    assert agent.ask("status") == 0
+    agent.stop()
+    assert agent.ask("status") == 4
+    assert "not running" in capsys.readouterr().out
+    assert not (agent.directory / "run" / "control").exists()
+
+
+def test_a_socket_that_cannot_be_had_stops_nothing_and_is_made_when_it_can(agent: Agent) -> None:
+    blocked = agent.directory / "run" / "control"
+    blocked.mkdir(parents=True)
+    agent.give(document())
+    agent.start()
+    assert agent.passes(1000)
+    # Without one the status is what was written down last.
+    assert agent.ask("status") == 0
+    assert agent.log.read_text().count("control-not-served") == 1
+    blocked.rmdir()
+    await_that(blocked.is_socket)
+
+
+def test_a_daemon_that_hangs_is_called_degraded_and_its_rules_stay(
+    agent: Agent, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """F-09, the part that needs no systemd."""
+    agent.give(document())
+    agent.start()
+    assert agent.process
+    agent.process.send_signal(signal.SIGSTOP)
+    try:
+        assert agent.ask("status") == 3
+        assert "does not answer: timed out" in capsys.readouterr().out
+        assert (agent.passes(1000), agent.passes(1001)) == (True, False)
+    finally:
+        agent.process.send_signal(signal.SIGCONT)
+    agent.give(document("1001"))
+    await_that(lambda: agent.passes(1001))
+    assert agent.ask("status") == 0
