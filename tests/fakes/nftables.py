@@ -15,7 +15,7 @@ from ipaddress import IPv4Address, IPv6Address
 
 from secgroupd.core.host import Bridging
 from secgroupd.core.plan import Line, Observed, ObservedChain, ObservedSet, Plan
-from secgroupd.core.ruleset import Hook
+from secgroupd.core.ruleset import Data, Hook
 from secgroupd.errors import TransactionRefused
 
 FAMILIES = ("inet", "bridge", "arp")
@@ -38,13 +38,14 @@ WIDTHS = {
 """Bytes of nft's types."""
 
 COMMAND = re.compile(
-    r"(add|delete|flush) (table|chain|rule|set|map|element|ct timeout) (inet|bridge|arp) secgroupd"
+    r"(add|delete|flush) (table|chain|rule|set|map|element|ct timeout|counter) (inet|bridge|arp) secgroupd"
     r"(?: (.*))?"
 )
 BASE = re.compile(r"type filter hook (\w+) priority (-?\d+); policy accept;")
 RULE = re.compile(r'(?P<text>.*?)(?: comment "(?P<comment>[^"]*)")?')
 TARGET = re.compile(r"\b(?:goto|jump) (\S+)")
 VERDICT = re.compile(r"accept|drop|return|(?:goto|jump) \S+")
+COUNTER = re.compile(r'"([^"]+)"')
 
 
 class Refused(Exception):
@@ -72,6 +73,20 @@ class Rule:
     def timeouts(self) -> list[str]:
         return re.findall(r'ct timeout set "([^"]+)"', self.text)
 
+    @cached_property
+    def counters(self) -> list[str]:
+        return re.findall(r'counter name "([^"]+)"', self.text)
+
+    def data_of(self, name: str) -> Data:
+        """Return what a set must lead to, for this rule to look it up."""
+        if f"vmap @{name}" in self.text:
+            return Data.VERDICT
+        return (
+            Data.COUNTER
+            if re.search(rf"counter name [^\"]+ map @{name}", self.text)
+            else Data.NOTHING
+        )
+
 
 @dataclass(slots=True)
 class Chain:
@@ -84,7 +99,7 @@ class Elements:
     """A set or map."""
 
     types: tuple[str, ...]
-    is_map: bool
+    data: Data
     interval: bool
     timeout: bool
     size: int | None
@@ -97,11 +112,17 @@ class Elements:
     @property
     def shape(self) -> tuple[object, ...]:
         """What the kernel compares when a set is declared once more; the size is not."""
-        return self.types, self.is_map, self.interval, self.timeout
+        return self.types, self.data, self.interval, self.timeout
 
     @property
     def targets(self) -> list[str]:
+        if self.data is not Data.VERDICT:
+            return []
         return [name for verdict in self.elements.values() for name in TARGET.findall(verdict)]
+
+    @property
+    def counters(self) -> set[str]:
+        return set(self.elements.values()) if self.data is Data.COUNTER else set()
 
     def overlaps(self, raw: bytes) -> bool:
         """Tell whether an interval element meets another one that is not the same."""
@@ -123,12 +144,14 @@ class Table:
     chains: dict[str, Chain] = field(default_factory=dict)
     sets: dict[str, Elements] = field(default_factory=dict)
     timeouts: dict[str, str] = field(default_factory=dict)
+    counters: set[str] = field(default_factory=set)
 
     def copy(self) -> "Table":
         return Table(
             {name: Chain(one.hook, list(one.rules)) for name, one in self.chains.items()},
             {name: replace(one, elements=dict(one.elements)) for name, one in self.sets.items()},
             dict(self.timeouts),
+            set(self.counters),
         )
 
     def observed(self) -> Observed:
@@ -140,7 +163,7 @@ class Table:
             {
                 name: ObservedSet(
                     one.key_length,
-                    one.is_map,
+                    one.data,
                     one.interval,
                     one.timeout,
                     one.size,
@@ -149,6 +172,7 @@ class Table:
                 for name, one in self.sets.items()
             },
             frozenset(self.timeouts),
+            frozenset(self.counters),
         )
 
     def led_to(self, chain: str) -> Iterator[str]:
@@ -169,6 +193,9 @@ class Table:
             for rule in self.chains[name].rules:
                 found.sets |= {used: self.sets[used] for used in rule.sets}
                 found.timeouts |= {used: self.timeouts[used] for used in rule.timeouts}
+                found.counters |= set(rule.counters).union(
+                    *(self.sets[used].counters for used in rule.sets)
+                )
             waiting += self.led_to(name)
         return found
 
@@ -196,13 +223,14 @@ class FakeKernel:
         now = self.observe(family)
         if now is None:
             raise AssertionError("there is no table to look at again")
-        chains, sets = dict(known.chains), dict(known.sets)
+        chains, sets, counters = dict(known.chains), dict(known.sets), set(known.counters)
         for name in (name for where, name in plan.touched if where == family):
             chains.pop(name, None)
             sets.pop(name, None)
             chains |= {name: now.chains[name]} if name in now.chains else {}
             sets |= {name: now.sets[name]} if name in now.sets else {}
-        return Observed(chains, sets, now.timeouts)
+            counters = counters | {name} if name in now.counters else counters - {name}
+        return Observed(chains, sets, now.timeouts, frozenset(counters))
 
     def generation(self) -> int:
         return self._generation
@@ -285,6 +313,7 @@ class _Command:
             "add rule": lambda: self._add_rule(name, body),
             "add set": lambda: self._add_set(name, _body(body), is_map=False),
             "add map": lambda: self._add_set(name, _body(body), is_map=True),
+            "add counter": lambda: self.table.counters.add(name),
             "add element": lambda: self._elements(verb, name, _body(body)),
             "add ct timeout": lambda: self._add_timeout(name, _body(body)),
             "flush chain": lambda: self._flush(name),
@@ -293,6 +322,7 @@ class _Command:
             "delete map": lambda: self._delete_set(name, is_map=True),
             "delete element": lambda: self._elements(verb, name, _body(body)),
             "delete ct timeout": lambda: self._delete_timeout(name),
+            "delete counter": lambda: self._delete_counter(name),
         }
         actions[f"{verb} {kind}"]()
         return self.found
@@ -340,8 +370,9 @@ class _Command:
         for target in rule.targets:
             self._check_target(f"goto {target}")
         for name in rule.sets:
-            if self._set(name).is_map is not (f"vmap @{name}" in rule.text):
+            if self._set(name).data is not rule.data_of(name):
                 raise Refused(f"{name} is a set where a map is wanted, or the reverse")
+        self._check_counters(rule.counters)
         for name in rule.timeouts:
             if name not in self.table.timeouts:
                 raise Refused(f"no such timeout {name}")
@@ -352,11 +383,15 @@ class _Command:
         flags = parts.pop("flags", "").split(",")
         kind = parts.pop("type", None) or parts.pop("typeof")
         size = parts.pop("size", None)
-        if parts or kind.endswith(" : verdict") is not is_map:
+        key, _, data = kind.partition(" : ")
+        if parts or bool(data) is not is_map:
             raise AssertionError(f"no declaration of a set: {body}")
-        types = tuple(kind.removesuffix(" : verdict").split(" . "))
         made = Elements(
-            types, is_map, "interval" in flags, "timeout" in flags, int(size) if size else None
+            tuple(key.split(" . ")),
+            Data(data),
+            "interval" in flags,
+            "timeout" in flags,
+            int(size) if size else None,
         )
         there = self.table.sets.setdefault(name, made)
         if there.shape != made.shape:
@@ -371,16 +406,31 @@ class _Command:
                     raise Refused(f"{name} has no element {text}")
                 del one.elements[key]
                 continue
-            if one.is_map is not bool(verdict):
+            if bool(one.data.value) is not bool(verdict):
                 raise Refused(f"{name} takes no element {text}")
             if one.elements.get(key, verdict) != verdict:
                 raise Refused(f"{name} has {text} with another verdict")
             if one.interval and one.overlaps(key):
                 raise Refused(f"{name} has an element that overlaps {text}")
-            self._check_target(verdict)
+            if one.data is Data.COUNTER:
+                self._check_counters([verdict])
+            else:
+                self._check_target(verdict)
             one.elements[key] = verdict
             if one.size is not None and len(one.elements) > one.size:
                 raise Refused(f"{name} is full")
+
+    def _check_counters(self, names: Iterable[str]) -> None:
+        for name in names:
+            if name not in self.table.counters:
+                raise Refused(f"no such counter {name}")
+
+    def _delete_counter(self, name: str) -> None:
+        self._check_counters([name])
+        used = {counter for rule in self._rules() for counter in rule.counters}
+        if name in used.union(*(one.counters for one in self.table.sets.values())):
+            raise Refused(f"{name} is in use")
+        self.table.counters.discard(name)
 
     def _add_timeout(self, name: str, body: str) -> None:
         if self.table.timeouts.setdefault(name, body) != body:
@@ -395,7 +445,7 @@ class _Command:
         del self.table.chains[name]
 
     def _delete_set(self, name: str, *, is_map: bool) -> None:
-        if self._set(name).is_map is not is_map:
+        if bool(self._set(name).data.value) is not is_map:
             raise Refused(f"{name} is of the other kind")
         if any(name in rule.sets for rule in self._rules()):
             raise Refused(f"{name} is in use")
@@ -424,7 +474,9 @@ def _element(one: Elements, text: str) -> tuple[bytes, str]:
     key = re.split(r" : | timeout ", text)[0]
     rest = text[len(key) :].strip()
     verdict = rest.removeprefix(": ") if rest.startswith(": ") else ""
-    if verdict and not VERDICT.fullmatch(verdict):
+    if one.data is Data.COUNTER and (match := COUNTER.fullmatch(verdict)):
+        verdict = match[1]
+    elif verdict and not VERDICT.fullmatch(verdict):
         raise AssertionError(f"no verdict: {verdict}")
     if rest and not verdict and not (one.timeout and re.fullmatch(r"timeout \d+s", rest)):
         raise AssertionError(f"no element: {text}")
@@ -486,4 +538,6 @@ def differences(one: Observed | None, other: Observed | None) -> Mapping[str, Se
             found[f"set {name}"] = (one.sets.get(name), other.sets.get(name))
     if one.timeouts != other.timeouts:
         found["timeouts"] = (one.timeouts, other.timeouts)
+    if one.counters != other.counters:
+        found["counters"] = (one.counters, other.counters)
     return found

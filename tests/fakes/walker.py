@@ -13,7 +13,7 @@ from functools import cached_property
 from ipaddress import ip_address, ip_network
 
 from secgroupd.core.model import ICMP, ICMPV6, TCP, UDP, Address, Family, family_of
-from secgroupd.core.ruleset import Ruleset, Set, joined_key
+from secgroupd.core.ruleset import Data, Ruleset, Set, joined_key
 
 MOST_JUMPS = 16
 """Chains in one another that the kernel allows (NFT_JUMP_STACK_SIZE)."""
@@ -70,11 +70,15 @@ class Packet:
 
 @dataclass(frozen=True, slots=True)
 class Walked:
-    """What became of a packet: the verdict, the connection's mark now, and the chains it saw."""
+    """What became of a packet: the verdict, the connection's mark now, and the chains it saw.
+
+    ``counted`` are the counters that it has raised, one by one.
+    """
 
     accepted: bool
     mark: int
     path: tuple[str, ...]
+    counted: tuple[str, ...] = ()
 
 
 class UnknownText(AssertionError):
@@ -175,7 +179,31 @@ def _lookup(match: re.Match[str]) -> Condition:
 
     def condition(walk: "Walk") -> bool:
         key = _key(walk.packet, fields)
-        return key is not None and walk.find(name, key, is_map=False) is not None
+        return key is not None and walk.find(name, key, Data.NOTHING) is not None
+
+    return condition
+
+
+def _counter(match: re.Match[str]) -> Condition:
+    """A counter: no condition, but it takes its turn among them."""
+
+    def condition(walk: "Walk") -> bool:
+        walk.counted.append(match[1])
+        return True
+
+    return condition
+
+
+def _counter_of_key(match: re.Match[str]) -> Condition:
+    """The counter that a map has for a key; without one, the rule ends: ``counter name KEY map @M``."""
+    fields, name = match[1].split(" . "), match[2]
+
+    def condition(walk: "Walk") -> bool:
+        key = _key(walk.packet, fields)
+        found = None if key is None else walk.find(name, key, Data.COUNTER)
+        if found is not None:
+            walk.counted.append(found)
+        return found is not None
 
     return condition
 
@@ -204,6 +232,8 @@ CONDITIONS: Sequence[tuple[re.Pattern[str], Made]] = [
         (r"tcp flags & \(fin \| syn \| rst \| ack\) != syn", _no_opening),
         (r'([io])ifname "([^"\\]+)"', _interface_like),
         (rf"({KEY}) @(\S+)", _lookup),
+        (r'counter name "([^"]+)"', _counter),
+        (rf"counter name ({KEY}) map @(\S+)", _counter_of_key),
         (r"((?:ct (?:original|reply) )?ip6? [sd]addr) ([0-9a-f:.]+(?:/[0-9]+)?)", _literal),
     )
 ]
@@ -348,11 +378,12 @@ class Walk:
     packet: Packet
     mark: int = 0
     path: list[str] = field(default_factory=list)
+    counted: list[str] = field(default_factory=list)
 
     def run(self, base: str) -> Walked:
         self.mark = self.packet.mark
         accepted = self._chain(base, 1)
-        return Walked(accepted is not False, self.mark, tuple(self.path))
+        return Walked(accepted is not False, self.mark, tuple(self.path), tuple(self.counted))
 
     def _chain(self, name: str, depth: int) -> bool | None:
         """Return the verdict, or None where the chain's caller goes on."""
@@ -382,16 +413,16 @@ class Walk:
         key = _key(self.packet, rule.fields)
         if key is None:
             return None
-        verdict = self.find(rule.map_name, key, is_map=True)
+        verdict = self.find(rule.map_name, key, Data.VERDICT)
         if verdict is not None and not VERDICT.fullmatch(verdict):
             raise UnknownText(f"{rule.map_name}: {verdict}")
         return verdict
 
-    def find(self, name: str, parts: Sequence[bytes], *, is_map: bool) -> str | None:
-        """Return the verdict of a key in a set or map, or None where it is missing."""
+    def find(self, name: str, parts: Sequence[bytes], data: Data) -> str | None:
+        """Return what a set or map has for a key, or None where it is missing."""
         one = self.walker.ruleset.sets[name]
-        if one.is_map is not is_map:
-            raise UnknownText(f"{name} is {'a map' if one.is_map else 'a set'}")
+        if one.data is not data:
+            raise UnknownText(f"{name} leads to {one.data}, wanted {data}")
         if not one.key.value.interval:
             lengths = [len(part) for part in parts]
             if lengths != list(one.key.value.fields):

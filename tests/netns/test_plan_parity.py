@@ -16,7 +16,7 @@ from secgroupd.core.host import Generations, Host
 from secgroupd.core.model import Clearing, Timeout
 from secgroupd.core.plan import Line, Plan, diff, expected
 from secgroupd.core.policy import Policy
-from secgroupd.core.ruleset import Chain, Key, NftRule, Ruleset, Set, box, capacity
+from secgroupd.core.ruleset import Chain, Data, Key, NftRule, Ruleset, Set, box, capacity
 from secgroupd.dataplane.nft import Nft
 from secgroupd.errors import TransactionRefused
 from secgroupd.proving.namespaces import Lab
@@ -85,7 +85,7 @@ def test_a_chain_that_changed_its_kind_is_made_anew(damage: Sequence[str]) -> No
 def test_elements_that_count_are_read_as_what_they_are() -> None:
     one = Set("hosts", Key.IPV4, {bytes([10, 0, 0, 1]): "", bytes([10, 0, 0, 2]): ""}, size=64)
     boxes = {box(Key.SERVICE, (80, 6), (90, 17)): "goto plain"}
-    other = Set("ways", Key.SERVICE, boxes, is_map=True)
+    other = Set("ways", Key.SERVICE, boxes, Data.VERDICT)
     chains = {"plain": Chain("plain", (NftRule("ip saddr @hosts accept"),))}
     desired = Ruleset("inet", chains, {s.name: replace(s, counted=True) for s in (one, other)})
     with Lab() as lab, kernel(lab) as real:

@@ -226,6 +226,13 @@ def _scene(random: Random, mode: Clearing = Clearing.DOCUMENTED) -> tuple[Drawin
     return drawing, Scene.of(policy, _generations(random, policy, mode))
 
 
+def _counters(decision: Decision) -> tuple[str, ...]:
+    """The counter of the rule that decides; link services and the default have none."""
+    if decision.group_id is None or decision.rule_id is None:
+        return ()
+    return (names.counter(decision.group_id, decision.rule_id),)
+
+
 def _check_first(scene: Scene, one: Connection) -> None:
     for at, direction in scene.ends(one):
         decision = scene.decide(one, at, direction)
@@ -233,6 +240,7 @@ def _check_first(scene: Scene, one: Connection) -> None:
         tracked = one.first_state is walker.State.NEW
         wanted = scene.expected(0, decision, direction, tracked=tracked)
         assert (got.accepted, got.mark) == wanted, (one, decision, got)
+        assert got.counted == _counters(decision), (one, decision, got)
 
 
 @DRAWN
@@ -305,6 +313,7 @@ def test_stale_connections_meet_what_their_first_packet_would_meet_now(
             for packet, leaving in ((one.later, opened), (one.answer, not opened)):
                 got = scene.meet(replace(packet, mark=mark), at, leaving=leaving)
                 assert (got.accepted, got.mark) == wanted, (one, at, decision, got)
+                assert got.counted == _counters(decision), (one, at, decision, got)
 
 
 def _stale_answer_passes(scene: Scene, one: Connection) -> bool:

@@ -28,7 +28,7 @@ from secgroupd.core.plan import (
     removal,
 )
 from secgroupd.core.policy import Policy
-from secgroupd.core.ruleset import Ruleset
+from secgroupd.core.ruleset import Data, Ruleset
 from secgroupd.errors import TransactionRefused
 from secgroupd.reconcile import difference
 
@@ -40,7 +40,7 @@ DRAWN = settings(
 RANDOMS = st.randoms(use_true_random=False)
 TABLE = "inet secgroupd"
 NO_TABLE_OF_ANOTHER = re.compile(
-    rf"(?:add|delete|flush) (?:table|chain|rule|set|map|element|ct timeout) {TABLE}(?: .*)?"
+    rf"(?:add|delete|flush) (?:table|chain|rule|set|map|element|ct timeout|counter) {TABLE}(?: .*)?"
 )
 
 
@@ -234,6 +234,10 @@ def _extra_set(_: Random, kernel: FakeKernel) -> None:
     )
 
 
+def _extra_counter(_: Random, kernel: FakeKernel) -> None:
+    kernel.text(f"add counter {TABLE} extra_counter")
+
+
 def _extra_timeout(_: Random, kernel: FakeKernel) -> None:
     kernel.text(f"add ct timeout {TABLE} extra_timeout {{ protocol tcp; l3proto ip; }}")
 
@@ -268,7 +272,7 @@ def _another_kind(random: Random, kernel: FakeKernel) -> None:
     one = table.sets[name]
     one.elements.clear()
     one.types = ("icmp_type", "icmp_code", "icmp_code") if one.interval else ("ipv4_addr",)
-    one.is_map = not one.is_map
+    one.data = random.choice([data for data in Data if data is not one.data])
 
 
 def _wrong_hook(random: Random, kernel: FakeKernel) -> None:
@@ -290,9 +294,12 @@ def _lost_objects(random: Random, kernel: FakeKernel) -> None:
     """Whatever can be deleted by somebody who flushes first, in any order."""
     kernel.run(Line(f"flush chain {TABLE} {name}") for name in _table(kernel).chains)
     table = _table(kernel)
-    lines = [f"delete {'map' if s.is_map else 'set'} {TABLE} {n}" for n, s in table.sets.items()]
+    lines = [
+        f"delete {'map' if s.data.value else 'set'} {TABLE} {n}" for n, s in table.sets.items()
+    ]
     lines += [f"delete chain {TABLE} {name}" for name in table.chains]
     lines += [f"delete ct timeout {TABLE} {name}" for name in table.timeouts]
+    lines += [f"delete counter {TABLE} {name}" for name in table.counters]
     for text in random.sample(lines, len(lines)):
         if random.random() < 0.6:
             _try(kernel, [text])
@@ -335,7 +342,7 @@ def _base_chain_that_is_led_to(random: Random, kernel: FakeKernel) -> None:
 Damage = Callable[[Random, FakeKernel], None]
 DAMAGES: Sequence[Damage] = [
     _flush, _foreign_rule, _lost_elements, _extra_chain, _extra_base_chain, _extra_set,
-    _extra_timeout, _wrong_element, _wrong_shape, _another_kind, _wrong_hook,
+    _extra_counter, _extra_timeout, _wrong_element, _wrong_shape, _another_kind, _wrong_hook,
     _base_chain_without_hook, _lost_objects, _ordinary_chain_with_a_hook,
     _base_chain_that_is_led_to,
 ]  # fmt: skip

@@ -12,7 +12,7 @@ from secgroupd.core.draft import Draft
 from secgroupd.core.model import Direction, Family
 from secgroupd.core.peers import Basis, Entry, Judge, PeerSets, simplified
 from secgroupd.core.policy import OrderedRule, Policy, Profile
-from secgroupd.core.ruleset import Chain, Key, NftRule, Set, box, content_digest, digest
+from secgroupd.core.ruleset import Chain, Data, Key, NftRule, Set, box, content_digest, digest
 from secgroupd.core.services import (
     Box,
     LinkService,
@@ -63,8 +63,11 @@ class _Scope:
 
     def entries(self, service: ServiceClass) -> tuple[Entry, ...]:
         """Return the peers that decide in a class, in order."""
-        matching = (self.rules[place].rule for place in service.rules)
-        return simplified([(rule.peer, rule.action) for rule in matching])
+        matching = (self.rules[place] for place in service.rules)
+        return simplified(
+            Entry(one.rule.peer, one.rule.action, names.counter(one.group_id, one.rule.id))
+            for one in matching
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +111,7 @@ class Classes:
         self, letter: str, key: Key, elements: Mapping[bytes, str], origin: str
     ) -> str:
         name = f"{letter}_{content_digest(elements)}"
-        return self.draft.put(Set(name, key, elements, is_map=True, origin=origin))
+        return self.draft.put(Set(name, key, elements, Data.VERDICT, origin=origin))
 
     def _icmp_chains(self, scope: _Scope, boxes: Iterable[Box]) -> str:
         """Make the maps from ICMP type and code to classes, for first packets and for replies."""
@@ -161,9 +164,11 @@ class Classes:
 
     def _class(self, scope: _Scope, service: ServiceClass) -> str:
         """Return the verdict of a class: the jump to its chain, which equal classes share."""
+        name = f"c_{scope.class_digest(service)}"
+        if name in self.draft.chains:
+            return f"goto {name}"
         judge = scope.judge
-        entries = scope.entries(service)
-        lines = self.peers.lines(judge, entries, scope.origin)
+        lines = self.peers.lines(judge, scope.entries(service), scope.origin)
         if service.link_service is not None:
             allow = service.link_service is LinkService.DHCP_ALLOW
             verdict = judge.allow if allow else judge.deny
@@ -171,8 +176,7 @@ class Classes:
             ends = ("original udp sport", "reply udp dport")
             texts = (f"ct direction {end} {service.source_port} {verdict}" for end in ends)
             lines = (*(NftRule(text, scope.origin) for text in texts), *lines)
-        if len(lines) == 1:
-            return lines[0].text
-        name = f"c_{scope.class_digest(service)}"
-        self.draft.chains.setdefault(name, Chain(name, lines))
+        if [line.text for line in lines] == [judge.deny]:
+            return judge.deny
+        self.draft.chains[name] = Chain(name, lines)
         return f"goto {name}"

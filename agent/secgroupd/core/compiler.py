@@ -131,7 +131,7 @@ class _Compiler:
         self._shared(judged)
         self._raw(judged)
         self._base(maps, self._guards(judged))
-        return self.draft.ruleset(self.peers.sets)
+        return self.draft.ruleset(self.peers.sets, self.peers.counters)
 
     @property
     def _bridged(self) -> bool:

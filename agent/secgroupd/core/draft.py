@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from secgroupd.core.model import Port
 from secgroupd.core.ruleset import (
     Chain,
+    Data,
     Hook,
     Key,
     NftRule,
@@ -99,10 +100,10 @@ class Draft:
             for binding, verdict in verdicts.items()
             if not quotable(binding.interface) and binding.index is not None
         }
-        named = self._sized(purpose, Key.INTERFACE, by_name, is_map=True)
+        named = self._sized(purpose, Key.INTERFACE, by_name, data=Data.VERDICT)
         if not by_index:
             return InterfaceMap(named)
-        indexed = self._sized(f"{purpose}_index", Key.INDEX, by_index, is_map=True)
+        indexed = self._sized(f"{purpose}_index", Key.INDEX, by_index, data=Data.VERDICT)
         return InterfaceMap(named, indexed)
 
     def interface_set(self, purpose: str, bindings: Iterable[Binding]) -> str:
@@ -125,15 +126,14 @@ class Draft:
         key: Key,
         elements: Mapping[bytes, str],
         *,
-        is_map: bool = False,
+        data: Data = Data.NOTHING,
         counted: bool = False,
     ) -> str:
         size = capacity(max(len(elements), ROOM))
         name = f"{purpose}_{size}"
-        return self.put(
-            Set(name, key, elements, is_map, size=size, origin="ports", counted=counted)
-        )
+        return self.put(Set(name, key, elements, data, size=size, origin="ports", counted=counted))
 
-    def ruleset(self, more: Mapping[str, Set]) -> Ruleset:
-        """Return the finished table, with sets that were collected elsewhere."""
-        return Ruleset(self.family, self.chains, {**self.sets, **more}, self.timeouts)
+    def ruleset(self, more: Mapping[str, Set], counters: Iterable[str] = ()) -> Ruleset:
+        """Return the finished table, with sets and counters that were collected elsewhere."""
+        sets = {**self.sets, **more}
+        return Ruleset(self.family, self.chains, sets, self.timeouts, frozenset(counters))

@@ -78,6 +78,11 @@ def generation(number: int) -> str:
     return f"gen_{number}"
 
 
+def counter(group_id: str, rule_id: str) -> str:
+    """Return the counter of the packets that a rule has decided."""
+    return f"r_{digest(group_id, rule_id)}"
+
+
 def zone(number: int) -> str:
     """Return the chain that puts packets into a conntrack zone."""
     return f"zone_{number}"

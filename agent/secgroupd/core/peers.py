@@ -1,13 +1,17 @@
 """A class's peers -> nft lines: at most a handful of set lookups, however many peers there are.
 
-Consecutive peers with one verdict are a *run*. In a run, members of groups are looked up in hash
-sets (a large group has its own set, shared by everything that names it; small ones are united) and
-networks in one interval set. Where verdicts alternate more than that, first matches are settled
-here and three sets remain: addresses denied, addresses allowed, networks allowed.
+Consecutive peers with one verdict are a *run*. In a run, a large group is looked up in a hash set of
+its own, which is shared by everything that names it. What stands between such groups is *folded*:
+single addresses and members of small groups into one map, networks into another. Where verdicts
+alternate more than that, the whole class is folded into four maps.
+
+Whatever is folded, the rule that decides is counted: a map leads from the peer to the counter of
+the first rule that matches it, which is settled here, for every address.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from bisect import bisect_right
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from ipaddress import IPv4Network, IPv6Network
 from itertools import groupby
@@ -25,6 +29,7 @@ from secgroupd.core.model import (
 )
 from secgroupd.core.policy import Policy
 from secgroupd.core.ruleset import (
+    Data,
     Key,
     NftRule,
     Set,
@@ -44,7 +49,14 @@ LITERALS = 2
 RUNS = 3
 """How many runs a class may have before its first matches are settled by the compiler."""
 
-Entry = tuple[Peer, Action]
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What one rule contributes to a class: its peer, its verdict, and the counter of its packets."""
+
+    peer: Peer
+    action: Action
+    counter: str
 
 
 class Basis(Enum):
@@ -94,162 +106,234 @@ class Judge:
         return self.allow if action is Action.ALLOW else self.deny
 
 
-def simplified(entries: Sequence[Entry]) -> tuple[Entry, ...]:
-    """Drop entries that decide nothing: repeated peers, what follows any peer, closing denies."""
-    kept: list[Entry] = []
-    seen: set[Peer] = set()
-    for given, action in entries:
-        everything = isinstance(given, PrefixPeer) and given.network.prefixlen == 0
-        peer: Peer = AnyPeer() if everything else given
-        if peer in seen:
-            continue
-        seen.add(peer)
-        kept.append((peer, action))
+def simplified(entries: Iterable[Entry]) -> tuple[Entry, ...]:
+    """Drop entries that decide nothing: repeated peers, and what follows any peer."""
+    kept: dict[Peer, Entry] = {}
+    for entry in entries:
+        peer = entry.peer
+        if isinstance(peer, PrefixPeer) and peer.network.prefixlen == 0:
+            peer = AnyPeer()
+        kept.setdefault(peer, replace(entry, peer=peer))
         if isinstance(peer, AnyPeer):
             break
-    while kept and kept[-1][1] is Action.DENY:
-        kept.pop()
-    return tuple(kept)
+    return tuple(kept.values())
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """Addresses ``first..last``, no other piece's, and the entry that decides them."""
+
+    first: int
+    last: int
+    entry: Entry
 
 
 @dataclass(slots=True)
 class PeerSets:
-    """Collects the sets that lines refer to, each under a name that says what it means."""
+    """Collects the sets and counters that lines refer to, each under a name that is its meaning."""
 
     policy: Policy
     sets: dict[str, Set] = field(default_factory=dict)
+    counters: set[str] = field(default_factory=set)
 
     def lines(self, judge: Judge, entries: Sequence[Entry], origin: str) -> tuple[NftRule, ...]:
-        """Return the lines that judge simplified entries; what matches none of them is denied."""
-        runs = [
-            (action, [peer for peer, _ in run])
-            for action, run in groupby(entries, key=lambda entry: entry[1])
-        ]
+        """Return the lines that judge simplified entries; what matches none of them is denied.
+
+        Every line that decides raises the counter of the first entry that matches.
+        """
+        self.counters.update(entry.counter for entry in entries)
+        runs = [tuple(run) for _, run in groupby(entries, key=lambda entry: entry.action)]
+        closing = runs.pop() if runs and runs[-1][0].action is Action.DENY else ()
         texts: list[str] = []
         if len(runs) > RUNS:
-            texts = self._settled(judge, entries)
+            texts = self._settled(judge, [entry for run in runs for entry in run])
         else:
-            for action, peers in runs:
-                texts += self._run(judge, peers, judge.verdict(action))
-        if not entries or not isinstance(entries[-1][0], AnyPeer) or len(runs) > RUNS:
+            for run in runs:
+                texts += self._run(judge, run)
+        texts += self._run(judge, closing)
+        total = bool(entries) and isinstance(entries[-1].peer, AnyPeer)
+        if not total or (len(runs) > RUNS and not closing):
             texts.append(judge.deny)
         return tuple(NftRule(text, origin) for text in texts)
 
-    def _run(self, judge: Judge, peers: Sequence[Peer], verdict: str) -> list[str]:
-        if any(isinstance(peer, AnyPeer) for peer in peers):
-            return [verdict]
-        groups = sorted({peer.group_id for peer in peers if isinstance(peer, GroupPeer)})
-        hosts = {
-            int(p.network.network_address)
-            for p in peers
-            if isinstance(p, PrefixPeer) and _is_host(p)
+    def _run(self, judge: Judge, run: Sequence[Entry]) -> list[str]:
+        """Return the lines of entries with one verdict, so that the first that matches counts."""
+        texts: list[str] = []
+        own = self._own_groups(judge, run)
+        folded: list[Entry] = []
+        for entry in run:
+            peer = entry.peer
+            if isinstance(peer, AnyPeer):
+                match = ""
+            elif isinstance(peer, GroupPeer) and peer.group_id in own:
+                match = f"{judge.address} @{self._group_set(judge, peer.group_id)} "
+            else:
+                folded.append(entry)
+                continue
+            texts += self._folded(judge, folded)
+            texts.append(f"{match}{_counted(judge, entry)}")
+            folded = []
+        return texts + self._folded(judge, folded)
+
+    def _own_groups(self, judge: Judge, run: Sequence[Entry]) -> frozenset[str]:
+        """Return the groups that are looked up in their own sets; the others' members are folded."""
+        groups = [entry.peer.group_id for entry in run if isinstance(entry.peer, GroupPeer)]
+        if len(groups) == 1:
+            return frozenset(groups)
+        sizes = {
+            group: len(self.policy.members(group, judge.vpc_id, judge.family)) for group in groups
         }
-        networks = [
-            p
-            for p in peers
-            if (isinstance(p, PrefixPeer) and not _is_host(p)) or isinstance(p, AddressGroupPeer)
+        by_size = sorted(groups, key=lambda group: (-sizes[group], group))
+        return frozenset(group for group in by_size[:OWN_SETS] if sizes[group] >= OWN_SET_FROM)
+
+    def _folded(self, judge: Judge, entries: Sequence[Entry]) -> list[str]:
+        """Return lines for entries with one verdict, none of which has a line of its own yet."""
+        networks = [entry.peer.network for entry in entries if isinstance(entry.peer, PrefixPeer)]
+        if len(networks) == len(entries) <= LITERALS:
+            return [
+                f"{judge.address} {_literal(network)} {_counted(judge, entry)}"
+                for network, entry in zip(networks, entries, strict=True)
+            ]
+        singles, pieces = self._settle(judge, entries)
+        action = entries[0].action
+        return [
+            *self._single_lines(judge, "u", entries, singles, action),
+            *self._piece_lines(judge, entries, pieces, action),
         ]
-        literal: list[str] = []
-        if not groups and len(hosts) <= LITERALS:
-            literal, hosts = [_network_text(judge, host, host) for host in sorted(hosts)], set()
-        own, united = self._shared_out(judge, groups, hosts=bool(hosts))
-        texts = [f"{judge.address} {network} {verdict}" for network in literal]
-        texts += [f"{judge.address} @{self._group_set(judge, g)} {verdict}" for g in own]
-        if united or hosts:
-            texts.append(f"{judge.address} @{self._union(judge, united, hosts)} {verdict}")
-        if networks:
-            texts += [f"{match} {verdict}" for match in self._networks(judge, networks)]
+
+    def _settled(self, judge: Judge, entries: Sequence[Entry]) -> list[str]:
+        """Return lines for entries whose verdicts alternate: who decides which address is settled."""
+        singles, pieces = self._settle(judge, entries)
+        texts: list[str] = []
+        for action, letter in ((Action.DENY, "xd"), (Action.ALLOW, "xa")):
+            here = {address: entry for address, entry in singles.items() if entry.action is action}
+            texts += self._single_lines(judge, letter, entries, here, action)
+        for action in (Action.DENY, Action.ALLOW):
+            some = [piece for piece in pieces if piece.entry.action is action]
+            texts += self._piece_lines(judge, entries, some, action)
         return texts
 
-    def _shared_out(
-        self, judge: Judge, groups: Sequence[str], *, hosts: bool
-    ) -> tuple[list[str], list[str]]:
-        """Split groups into those looked up in their own sets and those united in one."""
-        if len(groups) == 1 and not hosts:
-            return list(groups), []
-        by_size = sorted(groups, key=lambda g: (-len(self._members(judge, g)), g))
-        own = [g for g in by_size[:OWN_SETS] if len(self._members(judge, g)) >= OWN_SET_FROM]
-        return own, [g for g in groups if g not in own]
+    def _settle(
+        self, judge: Judge, entries: Sequence[Entry]
+    ) -> tuple[dict[int, Entry], list[_Piece]]:
+        """Find the first entry that matches, for every address.
 
-    def _members(self, judge: Judge, group_id: str) -> frozenset[int]:
-        return self.policy.members(group_id, judge.vpc_id, judge.family)
+        Returns:
+            The entries that decide single addresses, by address, which are looked up first; and
+            disjoint pieces of the networks with theirs, in order of the addresses.
+        """
+        spans = [self.policy.ranges(entry.peer, judge.vpc_id, judge.family) for entry in entries]
+        singles: dict[int, Entry] = {}
+        pieces: list[_Piece] = []
+        covered: list[Interval] = []
+        for entry, span in zip(entries, spans, strict=True):
+            if _is_single(entry.peer):
+                for address, _ in span:
+                    if address not in singles:
+                        singles[address] = _decider(pieces, address) or entry
+                continue
+            fresh = [piece for one in merged(span) for piece in without(one, covered)]
+            covered = merged([*covered, *fresh])
+            pieces = sorted(
+                [*pieces, *(_Piece(first, last, entry) for first, last in fresh)],
+                key=lambda piece: piece.first,
+            )
+        return singles, pieces
+
+    def _single_lines(
+        self,
+        judge: Judge,
+        letter: str,
+        entries: Sequence[Entry],
+        singles: Mapping[int, Entry],
+        action: Action,
+    ) -> list[str]:
+        """Return the line that looks single addresses up; none where no entry could have any."""
+        if not any(_is_single(entry.peer) for entry in entries):
+            return []
+        meaning = digest(
+            self._scope(judge), *(f"{e.action} {e.peer!r} {e.counter}" for e in entries)
+        )
+        size = capacity(len(singles))
+        name = f"{letter}{judge.family.version}_{meaning}_{size}"
+        elements = {self._packed(judge, a): entry.counter for a, entry in singles.items()}
+        key = _ADDRESS_KEYS[judge.family]
+        self.sets[name] = Set(name, key, elements, Data.COUNTER, size, origin=_origin(entries))
+        return [f"counter name {judge.address} map @{name} {judge.verdict(action)}"]
+
+    def _piece_lines(
+        self, judge: Judge, entries: Sequence[Entry], pieces: Sequence[_Piece], action: Action
+    ) -> list[str]:
+        """Return the line that looks networks up, none where there are none."""
+        if not pieces:
+            return []
+        key = Key.NETWORK4 if judge.family is Family.IPV4 else Key.NETWORK6
+        elements = {box(key, (p.first, 0), (p.last, 255)): p.entry.counter for p in _joined(pieces)}
+        name = f"n{judge.family.version}_{content_digest(elements)}"
+        self.sets[name] = Set(name, key, elements, Data.COUNTER, origin=_origin(entries))
+        address = f"{judge.address} . meta l4proto"
+        return [f"counter name {address} map @{name} {judge.verdict(action)}"]
 
     def _scope(self, judge: Judge) -> str:
         return ",".join(sorted(self.policy.visible_vpcs(judge.vpc_id)))
 
     def _group_set(self, judge: Judge, group_id: str) -> str:
-        members = self._members(judge, group_id)
-        stem = f"{slug(group_id)}_{digest(self._scope(judge), group_id)}"
-        return self._hash_set(judge, "g", stem, members, f"security group {group_id}")
-
-    def _union(self, judge: Judge, groups: Sequence[str], hosts: set[int]) -> str:
-        members = frozenset(hosts).union(*(self._members(judge, group) for group in groups))
-        stem = digest(self._scope(judge), *groups, "", *(str(host) for host in sorted(hosts)))
-        origin = "security groups " + ", ".join(groups) if groups else "addresses of rules"
-        return self._hash_set(judge, "u", stem, members, origin)
-
-    def _hash_set(
-        self, judge: Judge, letter: str, stem: str, members: frozenset[int], origin: str
-    ) -> str:
+        """Make the set of a group's members; whatever names the group shares it."""
+        members = self.policy.members(group_id, judge.vpc_id, judge.family)
         size = capacity(len(members))
-        name = f"{letter}{judge.family.version}_{stem}_{size}"
+        stem = f"{slug(group_id)}_{digest(self._scope(judge), group_id)}"
+        name = f"g{judge.family.version}_{stem}_{size}"
         if name not in self.sets:
-            key = Key.IPV4 if judge.family is Family.IPV4 else Key.IPV6
-            length = judge.family.bits // 8
-            elements = {member.to_bytes(length, "big"): "" for member in members}
+            elements = dict.fromkeys((self._packed(judge, member) for member in members), "")
+            key, origin = _ADDRESS_KEYS[judge.family], f"security group {group_id}"
             self.sets[name] = Set(name, key, elements, size=size, origin=origin)
         return name
 
-    def _networks(self, judge: Judge, peers: Sequence[Peer]) -> list[str]:
-        """Return expressions that match the union of networks and address groups."""
-        ids = sorted(
-            f"net {p.network}" if isinstance(p, PrefixPeer) else f"group {p.address_group_id}"
-            for p in peers
-            if isinstance(p, PrefixPeer | AddressGroupPeer)
-        )
-        ranges = merged(r for p in peers for r in self.policy.ranges(p, judge.vpc_id, judge.family))
-        literal = len(ranges) <= LITERALS and all(_is_network(*one) for one in ranges)
-        if literal and not any(isinstance(p, AddressGroupPeer) for p in peers):
-            return [f"{judge.address} {_network_text(judge, *one)}" for one in ranges]
-        origin = ", ".join(i.replace("group ", "address group ", 1) for i in ids)
-        return [f"{judge.address} . meta l4proto @{self._interval_set(judge, ranges, origin)}"]
+    @staticmethod
+    def _packed(judge: Judge, address: int) -> bytes:
+        return address.to_bytes(judge.family.bits // 8, "big")
 
-    def _interval_set(self, judge: Judge, ranges: Sequence[Interval], origin: str) -> str:
-        key = Key.NETWORK4 if judge.family is Family.IPV4 else Key.NETWORK6
-        elements = {box(key, (first, 0), (last, 255)): "" for first, last in ranges}
-        name = f"n{judge.family.version}_{content_digest(elements)}"
-        self.sets.setdefault(name, Set(name, key, elements, origin=origin))
-        return name
 
-    def _settled(self, judge: Judge, entries: Sequence[Entry]) -> list[str]:
-        """Settle first matches: every single address by itself, networks as disjoint ranges."""
-        spans = [self.policy.ranges(peer, judge.vpc_id, judge.family) for peer, _ in entries]
-        undecided = {
-            a for (p, _), span in zip(entries, spans, strict=True) if _is_single(p) for a, _ in span
-        }
-        decided: dict[Action, set[int]] = {Action.ALLOW: set(), Action.DENY: set()}
-        covered: list[Interval] = []
-        allowed: list[Interval] = []
-        for (peer, action), span in zip(entries, spans, strict=True):
-            if _is_single(peer):
-                here = undecided & {address for address, _ in span}
-            else:
-                here = {a for a in undecided if any(first <= a <= last for first, last in span)}
-                fresh = [piece for one in merged(span) for piece in without(one, covered)]
-                covered = merged([*covered, *fresh])
-                allowed += fresh if action is Action.ALLOW else []
-            decided[action] |= here
-            undecided -= here
-        stem = digest(self._scope(judge), *(f"{action} {peer!r}" for peer, action in entries))
-        texts = [
-            f"{judge.address} @{name} {judge.verdict(action)}"
-            for action, letter in ((Action.DENY, "xd"), (Action.ALLOW, "xa"))
-            for name in [
-                self._hash_set(judge, letter, stem, frozenset(decided[action]), "settled peers")
-            ]
-        ]
-        name = self._interval_set(judge, merged(allowed), "settled peers")
-        return [*texts, f"{judge.address} . meta l4proto @{name} {judge.allow}"]
+_ADDRESS_KEYS = {Family.IPV4: Key.IPV4, Family.IPV6: Key.IPV6}
+
+
+def _counted(judge: Judge, entry: Entry) -> str:
+    return f'counter name "{entry.counter}" {judge.verdict(entry.action)}'
+
+
+def _decider(pieces: Sequence[_Piece], address: int) -> Entry | None:
+    """Return the entry of the piece that an address is in."""
+    at = bisect_right(pieces, address, key=lambda piece: piece.first) - 1
+    return pieces[at].entry if at >= 0 and address <= pieces[at].last else None
+
+
+def _joined(pieces: Sequence[_Piece]) -> list[_Piece]:
+    """Join neighbouring pieces that one entry decides."""
+    joined: list[_Piece] = []
+    for piece in pieces:
+        if joined and joined[-1].entry == piece.entry and joined[-1].last + 1 == piece.first:
+            joined[-1] = replace(joined[-1], last=piece.last)
+        else:
+            joined.append(piece)
+    return joined
+
+
+def _origin(entries: Iterable[Entry]) -> str:
+    """Name the document's objects that a map of peers comes from."""
+    found: list[str] = []
+    for peer in (entry.peer for entry in entries):
+        if isinstance(peer, GroupPeer):
+            found.append(f"security group {peer.group_id}")
+        elif isinstance(peer, AddressGroupPeer):
+            found.append(f"address group {peer.address_group_id}")
+        elif isinstance(peer, PrefixPeer):
+            found.append(f"net {peer.network}")
+    return ", ".join(found)
+
+
+def _literal(network: IPv4Network | IPv6Network) -> str:
+    host = network.prefixlen == network.max_prefixlen
+    return str(network.network_address if host else network)
 
 
 def _is_host(peer: Peer) -> bool:
@@ -258,16 +342,3 @@ def _is_host(peer: Peer) -> bool:
 
 def _is_single(peer: Peer) -> bool:
     return isinstance(peer, GroupPeer) or _is_host(peer)
-
-
-def _is_network(first: int, last: int) -> bool:
-    """Tell whether a range is a network: a power of two of addresses, aligned."""
-    size = last - first + 1
-    return size & (size - 1) == 0 and first % size == 0
-
-
-def _network_text(judge: Judge, first: int, last: int) -> str:
-    length = judge.family.bits - (last - first + 1).bit_length() + 1
-    make = IPv4Network if judge.family is Family.IPV4 else IPv6Network
-    network = make((first, length))
-    return str(network.network_address) if length == judge.family.bits else str(network)

@@ -21,7 +21,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 
-from secgroupd.core.ruleset import TABLE, Chain, Hook, Ruleset, Set, element_text, key_text, padded
+from secgroupd.core.ruleset import TABLE, Chain, Data, Hook, Ruleset, Set, key_text, padded
 
 ELEMENTS_A_LINE = 500
 """Elements in one command; a refused line then names few objects, and lines stay readable."""
@@ -32,7 +32,7 @@ class ObservedSet:
     """A set as the kernel has it; see ``Set`` for what the fields mean."""
 
     key_length: int
-    is_map: bool
+    data: Data
     interval: bool
     timeout: bool
     size: int | None
@@ -54,6 +54,7 @@ class Observed:
     chains: Mapping[str, ObservedChain]
     sets: Mapping[str, ObservedSet]
     timeouts: frozenset[str] = frozenset()
+    counters: frozenset[str] = frozenset()
     dormant: bool = False
     """Whether somebody has put the table to sleep: it is there, and no packet meets it."""
 
@@ -115,13 +116,14 @@ def expected(ruleset: Ruleset) -> Observed:
         {c.name: ObservedChain(c.hook, c.digests) for c in ruleset.chains.values()},
         {s.name: _expected_set(s) for s in ruleset.sets.values()},
         frozenset(ruleset.timeouts),
+        ruleset.counters,
     )
 
 
 def _expected_set(one: Set) -> ObservedSet:
     length = sum(padded(field) for field in one.key.value.fields)
     return ObservedSet(
-        length, one.is_map, one.key.value.interval, one.timeout, one.size, one.elements
+        length, one.data, one.key.value.interval, one.timeout, one.size, one.elements
     )
 
 
@@ -162,9 +164,9 @@ def _reshaped(desired: Ruleset, name: str, there: ObservedSet) -> bool:
     if wanted is None:
         return False
     shape = _expected_set(wanted)
-    return (shape.key_length, shape.is_map, shape.interval, shape.timeout, shape.size) != (
+    return (shape.key_length, shape.data, shape.interval, shape.timeout, shape.size) != (
         there.key_length,
-        there.is_map,
+        there.data,
         there.interval,
         there.timeout,
         there.size,
@@ -241,10 +243,11 @@ class _Difference:
             {name: one for name, one in there.sets.items() if name not in gone}
             | {name: _expected_set(self.desired.sets[name]) for name in early},
             there.timeouts | self.desired.timeouts.keys(),
+            there.counters | self.desired.counters,
         )
         lines = [Line(f"flush chain {self.table} {name}") for name in sorted(there.chains)]
         for name in sorted(gone):
-            kind = "map" if there.sets[name].is_map else "set"
+            kind = "set" if there.sets[name].data is Data.NOTHING else "map"
             lines.append(Line(f"delete {kind} {self.table} {name}"))
         lines += [Line(f"delete chain {self.table} {name}") for name in sorted(chains)]
         for part in _Difference(self.desired, left).plan().transactions:
@@ -258,6 +261,8 @@ class _Difference:
         for name in sorted(self.desired.timeouts.keys() - self.observed.timeouts):
             body = self.desired.timeouts[name]
             yield Line(f"add ct timeout {self.table} {name} {{ {body} }}", "settings")
+        for name in sorted(self.desired.counters - self.observed.counters):
+            yield Line(f"add counter {self.table} {name}", "rules")
         for name in sets:
             one = self.desired.sets[name]
             yield Line(f"add {one.kind} {self.table} {name} {{ {one.declaration} }}", one.origin)
@@ -299,10 +304,12 @@ class _Difference:
 
     def _remove(self) -> Iterator[Line]:
         for name in sorted(self.observed.sets.keys() - self.desired.sets.keys()):
-            kind = "map" if self.observed.sets[name].is_map else "set"
+            kind = "set" if self.observed.sets[name].data is Data.NOTHING else "map"
             yield Line(f"delete {kind} {self.table} {name}")
         for name in sorted(self.observed.chains.keys() - self.desired.chains.keys()):
             yield Line(f"delete chain {self.table} {name}")
+        for name in sorted(self.observed.counters - self.desired.counters):
+            yield Line(f"delete counter {self.table} {name}")
         for name in sorted(self.observed.timeouts - self.desired.timeouts.keys()):
             yield Line(f"delete ct timeout {self.table} {name}")
 
@@ -315,5 +322,5 @@ class _Difference:
         if one.timeout:
             return
         new = sorted(raw for raw, verdict in one.elements.items() if there.get(raw) != verdict)
-        for part in _chunks(element_text(one.key, raw, one.elements[raw]) for raw in new):
+        for part in _chunks(one.text(raw) for raw in new):
             yield Line(f"add element {self.table} {one.name} {{ {part} }}", one.origin)

@@ -214,19 +214,29 @@ class Chain:
         return tuple(rule.digest for rule in self.rules)
 
 
+class Data(Enum):
+    """What the elements of a set lead to, in nft's words."""
+
+    NOTHING = ""
+    VERDICT = "verdict"
+    COUNTER = "counter"
+    """The name of a counter, which a rule that looks it up raises; a miss ends the rule."""
+
+
 @dataclass(frozen=True, slots=True)
 class Set:
-    """A set, or with ``is_map`` a verdict map.
+    """A set, or a map to verdicts or counters.
 
-    ``elements`` maps keys to verdicts as nft writes them (``goto c_1``); in a set every verdict is
-    empty. ``size`` is the capacity of a hash set. Elements of a set with ``timeout`` come and go by
-    themselves and are never compared. With ``counted``, each element counts its matches.
+    ``elements`` maps keys to verdicts as nft writes them (``goto c_1``) or to names of counters; in a
+    set every value is empty. ``size`` is the capacity of a hash set. Elements of a set with
+    ``timeout`` come and go by themselves and are never compared. With ``counted``, each element
+    counts its matches.
     """
 
     name: str
     key: Key
     elements: Mapping[bytes, str]
-    is_map: bool = False
+    data: Data = Data.NOTHING
     size: int | None = None
     timeout: bool = False
     origin: str = ""
@@ -235,7 +245,8 @@ class Set:
     @property
     def declaration(self) -> str:
         """The body of the declaration, without elements."""
-        parts = [f"{self.key.value.declaration}{' : verdict' if self.is_map else ''};"]
+        data = f" : {self.data.value}" if self.data.value else ""
+        parts = [f"{self.key.value.declaration}{data};"]
         if self.key.value.interval:
             parts.append("flags interval;")
         if self.timeout:
@@ -249,13 +260,14 @@ class Set:
     @property
     def kind(self) -> str:
         """The keyword that nft uses for it."""
-        return "map" if self.is_map else "set"
+        return "set" if self.data is Data.NOTHING else "map"
 
-
-def element_text(key: Key, raw: bytes, verdict: str) -> str:
-    """Return one element as nft text."""
-    text = key_text(key, raw)
-    return f"{text} : {verdict}" if verdict else text
+    def text(self, raw: bytes) -> str:
+        """Return one of its elements as nft text."""
+        key, value = key_text(self.key, raw), self.elements[raw]
+        if self.data is Data.NOTHING:
+            return key
+        return f"{key} : {value}" if self.data is Data.VERDICT else f'{key} : "{value}"'
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,6 +279,8 @@ class Ruleset:
     sets: Mapping[str, Set]
     timeouts: Mapping[str, str] = field(default_factory=dict)
     """Connection tracking timeouts by name: the bodies of their declarations."""
+    counters: frozenset[str] = frozenset()
+    """Names of counters that rules and elements raise; they outlive both."""
 
     def text(self) -> str:
         """Return the table as nft text that ``nft -f`` loads, the same bytes for the same content."""
@@ -275,15 +289,14 @@ class Ruleset:
             lines.append(f"\tct timeout {name} {{")
             lines.extend(f"\t\t{part.strip()};" for part in self.timeouts[name].split(";")[:-1])
             lines.append("\t}\n")
+        lines += [f"\tcounter {name} {{\n\t}}\n" for name in sorted(self.counters)]
         for one in sorted(self.sets.values(), key=lambda s: s.name):
             lines.append(f"\t{one.kind} {one.name} {{")
             lines.extend(
                 f"\t\t{part.strip()}" for part in one.declaration.split(";") if part.strip()
             )
             if one.elements:
-                texts = [
-                    element_text(one.key, raw, one.elements[raw]) for raw in sorted(one.elements)
-                ]
+                texts = [one.text(raw) for raw in sorted(one.elements)]
                 lines.append("\t\telements = { " + ",\n\t\t             ".join(texts) + " }")
             lines.append("\t}\n")
         for chain in sorted(self.chains.values(), key=lambda c: (c.hook is not None, c.name)):

@@ -93,6 +93,22 @@ class Nft(Closing):
             raise DataplaneError(f"cannot read the sets {SPOOFS}: {error}") from error
         return found
 
+    def counters(self) -> Mapping[str, tuple[int, int]]:
+        """Return the packets and bytes that each named counter has counted, over all tables.
+
+        Raises:
+            DataplaneError: the counters could not be read.
+        """
+        found: dict[str, tuple[int, int]] = {}
+        try:
+            for family in nft_read.FAMILIES:
+                for name, (packets, octets) in nft_read.counters(self._netlink, family).items():
+                    before = found.get(name, (0, 0))
+                    found[name] = (before[0] + packets, before[1] + octets)
+        except OSError as error:
+            raise DataplaneError(f"cannot read the rules' counters: {error}") from error
+        return found
+
     def bridging(self) -> Bridging:
         """Find out what the kernel can do for ports on a bridge.
 

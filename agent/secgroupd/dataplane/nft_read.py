@@ -9,22 +9,30 @@ import struct
 from collections.abc import Iterable, Iterator, Mapping
 
 from secgroupd.core.plan import Observed, ObservedChain, ObservedSet
-from secgroupd.core.ruleset import TABLE, Hook
-from secgroupd.dataplane.netlink import DumpInterrupted, Netlink, attributes, text, text_attribute
+from secgroupd.core.ruleset import TABLE, Data, Hook
+from secgroupd.dataplane.netlink import (
+    DumpInterrupted,
+    Netlink,
+    attribute,
+    attributes,
+    text,
+    text_attribute,
+)
 
 FAMILIES = {"inet": 1, "bridge": 7, "arp": 3}
 SUBSYSTEM = 10 << 8
 GET_TABLE, GET_CHAIN, GET_RULE, GET_SET, GET_ELEMENTS = 1, 4, 7, 10, 13
 GET_GENERATION, GET_OBJECT = 16, 19
-OBJECT_TIMEOUT = 7
+OBJECT_COUNTER, OBJECT_TIMEOUT = 1, 7
 
 HOOK_NAMES = {0: "prerouting", 1: "input", 2: "forward", 3: "output", 4: "postrouting"}
 ARP_HOOK_NAMES = {0: "input", 1: "output"}
 
 FLAG_DORMANT = 0x1
-FLAG_INTERVAL, FLAG_MAP, FLAG_TIMEOUT = 0x4, 0x8, 0x10
+FLAG_INTERVAL, FLAG_MAP, FLAG_TIMEOUT, FLAG_OBJECT = 0x4, 0x8, 0x10, 0x40
 ELEMENT_CATCHALL = 0x2
-ELEMENT_EXPRESSION, COUNTER_PACKETS = 7, 2
+ELEMENT_EXPRESSION, ELEMENT_OBJECT = 7, 9
+COUNTER_BYTES, COUNTER_PACKETS = 1, 2
 VERDICTS = {0: "drop", 1: "accept", 0xFFFFFFFF: "continue", 0xFFFFFFFB: "return"}
 JUMP, GOTO = 0xFFFFFFFD, 0xFFFFFFFC
 
@@ -93,6 +101,19 @@ def packets(netlink: Netlink, family: str, purpose: str) -> Mapping[bytes, int]:
     raise DumpInterrupted(errno.EINTR, "the ruleset kept changing while it was read")
 
 
+def counters(netlink: Netlink, family: str) -> Mapping[str, tuple[int, int]]:
+    """Return what the named counters have counted: packets and bytes, by name.
+
+    Raises:
+        DumpInterrupted: the ruleset kept changing while it was read.
+        OSError: the kernel refused to show it.
+    """
+    return {
+        name: _count(data)
+        for name, data in _objects(netlink, FAMILIES[family], OBJECT_COUNTER).items()
+    }
+
+
 def reobserve(netlink: Netlink, family: str, known: Observed, names: Iterable[str]) -> Observed:
     """Return the table, read anew where the named chains and sets are concerned.
 
@@ -100,10 +121,11 @@ def reobserve(netlink: Netlink, family: str, known: Observed, names: Iterable[st
         OSError: the kernel refused to show it.
     """
     number = FAMILIES[family]
-    chains, sets = dict(known.chains), dict(known.sets)
+    chains, sets, counters = dict(known.chains), dict(known.sets), set(known.counters)
     for name in names:
         chains.pop(name, None)
         sets.pop(name, None)
+        counters.discard(name)
         one = text_attribute(1, TABLE) + text_attribute(3, name)
         for found, hook in _chains(_ask(netlink, GET_CHAIN, number, one), number):
             rules = netlink.dump(
@@ -112,8 +134,11 @@ def reobserve(netlink: Netlink, family: str, known: Observed, names: Iterable[st
             chains[found] = ObservedChain(hook, tuple(_digests(rules).get(name, ())))
         one = text_attribute(1, TABLE) + text_attribute(2, name)
         sets |= _sets(netlink, number, _ask(netlink, GET_SET, number, one))
+        if _ask(netlink, GET_OBJECT, number, one + _number_attribute(3, OBJECT_COUNTER)):
+            counters.add(name)
     dormant = bool((_flags(netlink, number) or 0) & FLAG_DORMANT)
-    return Observed(chains, sets, _timeouts(netlink, number), dormant)
+    timeouts = frozenset(_objects(netlink, number, OBJECT_TIMEOUT))
+    return Observed(chains, sets, timeouts, frozenset(counters), dormant)
 
 
 def _ask(netlink: Netlink, kind: int, family: int, payload: bytes) -> list[memoryview]:
@@ -144,15 +169,24 @@ def _read(netlink: Netlink, family: int) -> Observed | None:
         for name, hook in _chains(netlink.dump(SUBSYSTEM | GET_CHAIN, family), family)
     }
     sets = netlink.dump(SUBSYSTEM | GET_SET, family, text_attribute(1, TABLE))
-    dormant = bool(flags & FLAG_DORMANT)
-    return Observed(chains, _sets(netlink, family, sets), _timeouts(netlink, family), dormant)
-
-
-def _timeouts(netlink: Netlink, family: int) -> frozenset[str]:
-    bodies = netlink.dump(SUBSYSTEM | GET_OBJECT, family, text_attribute(1, TABLE))
-    return frozenset(
-        text(parts[2]) for parts in _ours(bodies) if _number(parts[3]) == OBJECT_TIMEOUT
+    return Observed(
+        chains,
+        _sets(netlink, family, sets),
+        frozenset(_objects(netlink, family, OBJECT_TIMEOUT)),
+        frozenset(_objects(netlink, family, OBJECT_COUNTER)),
+        bool(flags & FLAG_DORMANT),
     )
+
+
+def _objects(netlink: Netlink, family: int, kind: int) -> Mapping[str, memoryview]:
+    """Return the objects of a kind, by name: what each has in it."""
+    wanted = text_attribute(1, TABLE) + _number_attribute(3, kind)
+    bodies = netlink.dump(SUBSYSTEM | GET_OBJECT, family, wanted)
+    return {text(parts[2]): parts[4] for parts in _ours(bodies)}
+
+
+def _number_attribute(kind: int, number: int) -> bytes:
+    return attribute(kind, struct.pack(">I", number))
 
 
 def _ours(bodies: Iterable[memoryview]) -> Iterator[dict[int, memoryview]]:
@@ -212,13 +246,19 @@ def _sets(netlink: Netlink, family: int, bodies: Iterable[memoryview]) -> dict[s
         timeout = bool(flags & FLAG_TIMEOUT)
         found[name] = ObservedSet(
             key_length=_number(parts[5]),
-            is_map=bool(flags & FLAG_MAP),
+            data=_data_kind(flags),
             interval=bool(flags & FLAG_INTERVAL),
             timeout=timeout,
             size=_size(parts[9]) if 9 in parts else None,
             elements={} if timeout else _elements(netlink, family, name),
         )
     return found
+
+
+def _data_kind(flags: int) -> Data:
+    if flags & FLAG_OBJECT:
+        return Data.COUNTER
+    return Data.VERDICT if flags & FLAG_MAP else Data.NOTHING
 
 
 def _size(description: memoryview) -> int | None:
@@ -258,6 +298,8 @@ def _element(element: memoryview) -> tuple[bytes, str]:
             key = _data(payload)
         elif kind == 2:
             verdict = _verdict(payload)
+        elif kind == ELEMENT_OBJECT:
+            verdict = text(payload)
         elif kind == 10:
             end = _data(payload)
     return key + end, verdict
@@ -269,8 +311,17 @@ def _counted(element: memoryview) -> int:
         if kind == ELEMENT_EXPRESSION:
             name, data = (value for _, value in attributes(payload))
             if text(name) == "counter":
-                return int(struct.unpack(">Q", dict(attributes(data))[COUNTER_PACKETS])[0])
+                return _count(data)[0]
     return 0
+
+
+def _count(counter: memoryview) -> tuple[int, int]:
+    """Return a counter's packets and bytes."""
+    parts = dict(attributes(counter))
+    packets, octets = (
+        struct.unpack(">Q", parts[kind])[0] for kind in (COUNTER_PACKETS, COUNTER_BYTES)
+    )
+    return int(packets), int(octets)
 
 
 def _data(payload: memoryview) -> bytes:

@@ -3,7 +3,7 @@
 import pytest
 
 from secgroupd.core.draft import ROOM, Binding, Draft, InterfaceMap
-from secgroupd.core.ruleset import Key, capacity, index_key, interface_key
+from secgroupd.core.ruleset import Data, Key, capacity, index_key, interface_key
 
 NAMED, ODD, LOST = Binding("tap1"), Binding('a"b', 7), Binding('a"c')
 SIZE = capacity(ROOM)
@@ -19,7 +19,7 @@ def test_a_map_of_names_alone_is_one_map() -> None:
     assert found == InterfaceMap(f"ports_{SIZE}")
     assert found.lines("o", "ct state new ") == [f"ct state new oifname vmap @ports_{SIZE}"]
     (made,) = draft.sets.values()
-    assert made.is_map and made.key is Key.INTERFACE
+    assert made.data is Data.VERDICT and made.key is Key.INTERFACE
     assert made.elements == {interface_key("tap1"): "goto x"}
 
 
@@ -37,7 +37,7 @@ def test_sets_of_interfaces_leave_out_what_they_cannot_say(counted: bool) -> Non
     make = draft.counting_set if counted else draft.interface_set
     made = draft.sets[make("some", [NAMED, ODD, LOST])]
     assert made.elements == {interface_key("tap1"): ""}
-    assert made.counted is counted and not made.is_map
+    assert made.counted is counted and made.data is Data.NOTHING
 
 
 @pytest.mark.parametrize(("count", "grows"), [(0, False), (ROOM, False), (5 * ROOM, True)])

@@ -9,6 +9,7 @@ from tests.builders import address_group, group, peer, port, state
 from secgroupd.core.model import Action, AnyPeer, Direction, Family
 from secgroupd.core.peers import OWN_SET_FROM, Basis, Entry, Judge, PeerSets, simplified
 from secgroupd.core.policy import Policy
+from secgroupd.core.ruleset import Data
 
 IN = Judge(Direction.INGRESS, Family.IPV4, "vpc")
 PORTS = [
@@ -20,9 +21,9 @@ BOOK = address_group("book", "10.9.0.1-10.9.0.3", "10.9.0.2")
 
 
 def entries(*texts: str) -> tuple[Entry, ...]:
-    """``+PEER`` allows, ``-PEER`` denies; no peer is any."""
-    made = ((t[1:] or None, Action.ALLOW if t[0] == "+" else Action.DENY) for t in texts)
-    return simplified([(peer(who), action) for who, action in made])
+    """``+PEER`` allows, ``-PEER`` denies; no peer is any. Each is its own counter's name."""
+    actions = {"+": Action.ALLOW, "-": Action.DENY}
+    return simplified(Entry(peer(text[1:] or None), actions[text[0]], text) for text in texts)
 
 
 def sets() -> PeerSets:
@@ -34,14 +35,29 @@ def lines(*texts: str, made: PeerSets | None = None, judge: Judge = IN) -> list[
     return [line.text for line in (made or sets()).lines(judge, entries(*texts), "x")]
 
 
+def hosts(made: PeerSets, letter: str) -> dict[str, str]:
+    """The addresses of the one map of that letter, with the counters that they lead to."""
+    (one,) = (one for name, one in made.sets.items() if name.startswith(letter))
+    assert one.data is Data.COUNTER
+    return {str(ip_address(raw)): value for raw, value in one.elements.items()}
+
+
+def networks(made: PeerSets) -> dict[str, str]:
+    """The networks of all maps, as FIRST-LAST, with the counters that they lead to."""
+    return {
+        f"{ip_address(raw[:4])}-{ip_address(raw[8:12])}": value
+        for name, one in made.sets.items()
+        if name.startswith("n4_")
+        for raw, value in one.elements.items()
+    }
+
+
 @pytest.mark.parametrize(
     ("given", "kept"),
     [
         ([], []),
-        (["-10.0.0.0/8", "-"], []),
-        (["+10.0.0.1", "-10.0.0.1", "-sg:a"], ["+10.0.0.1"]),
+        (["+10.0.0.1", "-10.0.0.1", "-sg:a"], ["+10.0.0.1", "-sg:a"]),
         (["+", "-10.0.0.1"], ["+"]),
-        (["+0.0.0.0/0", "+sg:a"], ["+"]),
         (["-sg:a", "+sg:a", "+10.0.0.1"], ["-sg:a", "+10.0.0.1"]),
     ],
 )
@@ -50,40 +66,76 @@ def test_what_decides_nothing_is_dropped(given: Sequence[str], kept: Sequence[st
     assert len(entries(*given)) == len(kept)
 
 
-def test_everything_of_the_other_family_is_any_too() -> None:
-    assert simplified([(peer("::/0"), Action.ALLOW)]) == ((AnyPeer(), Action.ALLOW),)
+def test_everything_of_a_family_is_any_and_ends_the_class() -> None:
+    for everything in ("0.0.0.0/0", "::/0"):
+        (only,) = entries(f"+{everything}", "+sg:a")
+        assert isinstance(only.peer, AnyPeer)
 
 
-def test_nothing_allowed_is_one_denial_and_all_allowed_is_one_acceptance() -> None:
-    assert lines() == lines("-10.0.0.0/8") == ["goto deny_in"]
-    assert lines("+") == ["goto ok_in"]
+def test_nothing_is_denied_uncounted_and_everything_decided_is_counted() -> None:
+    made = sets()
+    assert lines(made=made) == ["goto deny_in"]
+    assert lines("+", made=made) == ['counter name "+" goto ok_in']
+    assert lines("-sg:b", "-", made=made)[-1] == 'counter name "-" goto deny_in'
+    assert made.counters == {"+", "-sg:b", "-"}
 
 
 def test_a_lone_network_is_compared_directly_by_the_connections_own_tuple() -> None:
-    assert lines("+10.0.0.0/9") == ["ct reply ip daddr 10.0.0.0/9 goto ok_in", "goto deny_in"]
+    assert lines("+10.0.0.0/9") == [
+        'ct reply ip daddr 10.0.0.0/9 counter name "+10.0.0.0/9" goto ok_in',
+        "goto deny_in",
+    ]
     out = Judge(Direction.EGRESS, Family.IPV4, "vpc", Basis.PACKET)
-    assert lines("+10.0.0.1", judge=out) == ["ip daddr 10.0.0.1 accept", "goto deny_out"]
-
-
-def test_neighbouring_networks_become_one() -> None:
-    assert lines("+10.0.0.0/9", "+10.128.0.0/9")[0] == "ct reply ip daddr 10.0.0.0/8 goto ok_in"
+    assert lines("+10.0.0.1", judge=out) == [
+        'ip daddr 10.0.0.1 counter name "+10.0.0.1" accept',
+        "goto deny_out",
+    ]
 
 
 def test_an_address_group_has_exactly_its_entries() -> None:
     made = sets()
     lines("+ag:book", made=made)
-    (found,) = made.sets.values()
-    (key,) = found.elements
-    first, last = (ip_address(a).packed for a in ("10.9.0.1", "10.9.0.3"))
-    assert (key[:4], key[8:12]) == (first, last)
+    assert networks(made) == {"10.9.0.1-10.9.0.3": "+ag:book"}
+
+
+def test_a_lone_group_is_looked_up_in_the_set_that_all_share() -> None:
+    made = sets()
+    once, again = lines("+10.8.0.0/16", "+sg:b", made=made), lines("+sg:b", made=made)
+    assert once[1:] == again
+    (one,) = made.sets.values()
+    assert one.name.startswith("g4_b_") and one.data is Data.NOTHING
+    assert again[0] == f'ct reply ip daddr @{one.name} counter name "+sg:b" goto ok_in'
 
 
 def test_small_groups_and_addresses_are_united_and_a_large_one_stays_apart() -> None:
     made = sets()
-    found = lines("+sg:a", "+sg:b", "+sg:c", "+203.0.113.9", made=made)
+    found = lines("+sg:b", "+sg:c", "+203.0.113.9", "+sg:a", made=made)
     assert len(found) == 3
-    sizes = {one.name[0]: len(one.elements) for one in made.sets.values()}
-    assert sizes == {"g": OWN_SET_FROM, "u": 3}
+    assert {name[0]: len(one.elements) for name, one in made.sets.items()} == {
+        "g": OWN_SET_FROM,
+        "u": 3,
+    }
+    assert hosts(made, "u4") == {
+        "10.2.0.1": "+sg:b",
+        "10.3.0.1": "+sg:c",
+        "203.0.113.9": "+203.0.113.9",
+    }
+
+
+def test_the_first_that_matches_counts_however_peers_are_folded() -> None:
+    made = sets()
+    lines("+10.2.0.0/16", "+sg:b", "+10.3.0.1", "+10.0.0.0/8", "+sg:c", made=made)
+    assert hosts(made, "u4") == {"10.2.0.1": "+10.2.0.0/16", "10.3.0.1": "+10.3.0.1"}
+    assert networks(made) == {
+        "10.0.0.0-10.1.255.255": "+10.0.0.0/8",
+        "10.2.0.0-10.2.255.255": "+10.2.0.0/16",
+        "10.3.0.0-10.255.255.255": "+10.0.0.0/8",
+    }
+
+
+def test_large_groups_and_what_stands_between_them_keep_their_order() -> None:
+    found = lines("+10.8.0.0/16", "+sg:a", "+10.0.0.0/8")
+    assert [text.split('"')[1] for text in found[:-1]] == ["+10.8.0.0/16", "+sg:a", "+10.0.0.0/8"]
 
 
 def test_a_group_seen_from_another_vpc_has_another_set_with_nobody_in_it() -> None:
@@ -93,12 +145,21 @@ def test_a_group_seen_from_another_vpc_has_another_set_with_nobody_in_it() -> No
     assert sorted(len(one.elements) for one in made.sets.values()) == [0, 1]
 
 
-def test_many_changes_of_verdict_are_settled_into_three_look_ups() -> None:
+def test_many_changes_of_verdict_are_settled_into_four_look_ups() -> None:
     made = sets()
     alternating = ("-sg:b", "+10.2.0.0/16", "-10.9.0.2", "+ag:book", "-10.0.0.0/8", "+")
     found = lines(*alternating, made=made)
-    assert [text.rsplit(" ", 2)[-1] for text in found] == ["deny_in", "ok_in", "ok_in", "deny_in"]
-    by_letter = {one.name[:2]: set(one.elements) for one in made.sets.values()}
-    denied = {ip_address(a).packed for a in ("10.2.0.1", "10.9.0.2")}
-    assert by_letter["xd"] == denied
-    assert by_letter["xa"] == set()
+    ends = [text.rsplit(" ", 2)[-1] for text in found]
+    assert ends == ["deny_in", "ok_in", "deny_in", "ok_in", "deny_in"]
+    assert hosts(made, "xd") == {"10.2.0.1": "-sg:b", "10.9.0.2": "-10.9.0.2"}
+    assert hosts(made, "xa") == {}
+    assert networks(made)["10.2.0.0-10.2.255.255"] == "+10.2.0.0/16"
+    assert networks(made)["0.0.0.0-9.255.255.255"] == "+"
+    assert networks(made)["10.9.0.4-10.255.255.255"] == "-10.0.0.0/8"
+
+
+def test_closing_denies_come_after_what_is_settled() -> None:
+    made = sets()
+    found = lines("-sg:b", "+10.2.0.0/16", "-10.9.0.2", "+ag:book", "-sg:c", "-", made=made)
+    assert found[-1] == 'counter name "-" goto deny_in'
+    assert found[-2].endswith('counter name "-sg:c" goto deny_in')

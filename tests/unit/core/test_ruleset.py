@@ -3,6 +3,7 @@
 import pytest
 
 from secgroupd.core.ruleset import (
+    Data,
     Key,
     NftRule,
     Set,
@@ -10,7 +11,6 @@ from secgroupd.core.ruleset import (
     capacity,
     content_digest,
     digest,
-    element_text,
     interface_key,
     key_text,
     pack,
@@ -44,7 +44,12 @@ def test_keys_read_as_nft_writes_them() -> None:
     assert key_text(Key.SERVICE, box(Key.SERVICE, (22, 6), (24, 6))) == "22-24 . 6"
     assert key_text(Key.NETWORK4, box(Key.NETWORK4, (1, 0), (1, 255))) == "0.0.0.1 . 0-255"
     assert key_text(Key.IPV6, bytes(15) + b"\1") == "::1"
-    assert element_text(Key.IPV4, bytes(4), "goto x") == "0.0.0.0 : goto x"
+    for data, value, text in (
+        (Data.NOTHING, "", "0.0.0.0"),
+        (Data.VERDICT, "goto x", "0.0.0.0 : goto x"),
+        (Data.COUNTER, "x", '0.0.0.0 : "x"'),
+    ):
+        assert Set("s", Key.IPV4, {bytes(4): value}, data).text(bytes(4)) == text
     assert key_text(Key.INTERFACE, interface_key("tap1")) == '"tap1"'
 
 
@@ -84,7 +89,7 @@ def test_an_id_becomes_an_identifier() -> None:
 
 
 def test_a_declaration_says_what_the_kernel_cannot_guess() -> None:
-    one = Set("m", Key.SERVICE, {}, is_map=True)
+    one = Set("m", Key.SERVICE, {}, Data.VERDICT)
     assert one.declaration == "type inet_service . inet_proto : verdict; flags interval;"
     timed = Set("t", Key.INTERFACE, {}, size=9, timeout=True)
     assert timed.declaration == "type ifname; flags timeout; size 9;"
