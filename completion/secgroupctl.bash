@@ -25,7 +25,15 @@ _secgroupctl() {
             COMPREPLY=($(compgen -W "IPv4 IPv6" -- "$cur"))
             return
             ;;
-        --from | --to | --dport | --icmp-* | --confirm)
+        --direction)
+            COMPREPLY=($(compgen -W "ingress egress" -- "$cur"))
+            return
+            ;;
+        --sort)
+            COMPREPLY=($(compgen -W "order hits" -- "$cur"))
+            return
+            ;;
+        --from | --to | --dport | --icmp-* | --confirm | --group)
             return
             ;;
     esac

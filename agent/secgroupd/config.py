@@ -29,7 +29,7 @@ from secgroupd.core.reading import (
     shown,
 )
 from secgroupd.core.ruleset import quotable
-from secgroupd.core.scalars import ID, Plain, interface_name, one_of
+from secgroupd.core.scalars import BOOLEAN, ID, Plain, interface_name, one_of
 from secgroupd.core.tree import TooLarge
 from secgroupd.core.yamltree import parse_tree
 from secgroupd.errors import Problem, SettingsError
@@ -58,12 +58,14 @@ class Serving:
         cert_file: the TLS certificate, with what leads to its root; None for plain HTTP.
         key_file: the certificate's private key; there if and only if the certificate is.
         token_file: a file with the bearer token that readers must send; None for no token.
+        rule_hits: whether there is a series for each rule.
     """
 
     listen: tuple[str, int] | None = ("127.0.0.1", 9760)
     cert_file: Path | None = None
     key_file: Path | None = None
     token_file: Path | None = None
+    rule_hits: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -233,6 +235,7 @@ METRICS = Shape(
         "cert_file": Field(_PATH, "TLS certificate"),
         "key_file": Field(_PATH, "its private key"),
         "token_file": Field(_PATH, "a file with a bearer token"),
+        "rule_hits": Field(BOOLEAN, "whether there is a series for each rule"),
     },
 )
 TIMEOUTS = Shape(

@@ -135,6 +135,9 @@ class Control(Closing):
             line = await reader.readline()
         except ValueError:
             return {"refused": f"the request is over {MAX_REQUEST_BYTES} bytes"}
+        return self._told(line)
+
+    def _told(self, line: bytes) -> Answer:
         try:
             request = json.loads(line)
         except (ValueError, RecursionError):
@@ -143,7 +146,10 @@ class Control(Closing):
         if not isinstance(asked, str) or asked not in self._answers or len(request) != 1:
             known = ", ".join(f'{{"ask": "{name}"}}' for name in self._answers)
             return {"refused": f"unknown request; known: {known}"}
-        return self._answers[asked]()
+        try:
+            return self._answers[asked]()
+        except SecgroupdError as error:
+            return {"refused": str(error)}
 
     def _may_ask(self, client: socket.socket) -> bool:
         """Check who is there, whoever let them in: the mode might have been changed meanwhile."""

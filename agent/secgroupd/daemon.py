@@ -21,6 +21,7 @@ from secgroupd import __version__
 from secgroupd.config import DEFAULT_PATH, Settings, load
 from secgroupd.control import Control
 from secgroupd.dataplane.conntrack import Conntrack
+from secgroupd.dataplane.interfaces import carried
 from secgroupd.dataplane.links import Links
 from secgroupd.dataplane.nft import Nft
 from secgroupd.endpoint import Endpoint, Unservable, check
@@ -33,6 +34,7 @@ from secgroupd.reconcile import Reconciler
 from secgroupd.rundir import lock, make_directory
 from secgroupd.sources.files import Watcher
 from secgroupd.sweeper import Sweeper
+from secgroupd.traffic import Traffic
 
 SETTLE_SECONDS = 0.02
 """How long the loop waits after an event for those that belong to it."""
@@ -115,8 +117,11 @@ class Daemon:
         sweeper = Sweeper(Conntrack, Nft)
         sweeper.start()
         self._open.callback(sweeper.stop)
-        metrics = Metrics(sweeps=sweeper, open_drops=Nft)
-        self.guard = Guard(settings, reconciler, memory, self._links, sweeper, metrics)
+        self._traffic = Traffic(Nft, carried)
+        metrics = Metrics(sweeps=sweeper, traffic=self._traffic)
+        self.guard = Guard(
+            settings, reconciler, memory, self._links, sweeper, metrics, self._traffic
+        )
         self._configure(settings)
         self._wake, waker = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         for descriptor in (self._wake, waker):
@@ -141,6 +146,7 @@ class Daemon:
         reconciler.mode = settings.clearing
         reconciler.grace = int(settings.adoption_grace)
         reconciler.timeouts = settings.timeouts
+        self._traffic.per_rule = settings.metrics.rule_hits
         logging.getLogger().setLevel(settings.log_level)
 
     def close(self) -> None:
@@ -165,7 +171,8 @@ class Daemon:
             self._control = None
         try:
             make_directory(self.settings.run_dir)
-            self._control = Control(self.settings.run_dir, {"status": self._status})
+            answers = {"status": self._status, "rules": self._rules}
+            self._control = Control(self.settings.run_dir, answers)
             self._control_trouble = None
         except (OSError, SecgroupdError) as error:
             if str(error) != self._control_trouble:
@@ -179,6 +186,10 @@ class Daemon:
             return self.guard.status
         stuck = f"the agent has been busy with one turn for {busy:.0f} seconds"
         return {**self.guard.status, "healthy": False, "error": stuck}
+
+    def _rules(self) -> Mapping[str, object]:
+        """Return what each rule has decided; the control socket's thread asks."""
+        return {"rules": [hits.as_json() for hits in self._traffic.hits()]}
 
     def _serve(self) -> None:
         """Serve metrics; what cannot be served is tried again at every full comparison."""

@@ -23,6 +23,7 @@ from secgroupd.reconcile import Outcome, Reconciler
 from secgroupd.rundir import write_status
 from secgroupd.sources import files
 from secgroupd.sweeper import Job, Sweeper
+from secgroupd.traffic import Traffic
 
 PROBLEMS_LOGGED = 50
 """How many problems of a refused document are logged; ``secgroupctl check`` shows all."""
@@ -54,6 +55,7 @@ class Guard:
     links: LinkList
     sweeper: Sweeper
     metrics: Metrics
+    traffic: Traffic
     now: Callable[[], float] = time.time
     state: State | None = None
     problems: tuple[Problem, ...] = ()
@@ -161,6 +163,7 @@ class Guard:
         result = Result.CHANGED if outcome.plan else Result.UNCHANGED
         self.metrics.count_cycle(result, seconds, repaired=outcome.drift)
         self.metrics.count_cleared(outcome.cleared, bound.bindings)
+        self.traffic.show(outcome.policy, bound.bindings)
         if outcome.plan or outcome.cleared:
             job = Job(outcome.policy, outcome.generations, bound.bindings, outcome.cleared)
             self.sweeper.submit(job)
@@ -191,7 +194,6 @@ class Guard:
                 last_success=self._last_success,
                 refused=bool(self.problems),
                 ports={state: states.count(state) for state in PortState},
-                interfaces={i: b.interface for i, b in self._bound.bindings.items()},
             )
         )
         self.status = {

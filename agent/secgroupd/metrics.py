@@ -4,12 +4,10 @@ The loop's thread writes, the server's threads read. What is read from the kerne
 somebody asks, so that nothing is done for metrics that nobody collects.
 """
 
-import logging
 import threading
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -27,7 +25,6 @@ from prometheus_client.exposition import make_wsgi_app
 from prometheus_client.registry import Collector, CollectorRegistry
 
 from secgroupd.core.clearing import Cleared, Scenario
-from secgroupd.errors import DataplaneError
 from secgroupd.sweeper import Totals
 
 CONNTRACK = Path("/proc/sys/net/netfilter")
@@ -35,8 +32,6 @@ CONNTRACK = Path("/proc/sys/net/netfilter")
 
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 """Upper bounds of the histogram of cycles, in seconds."""
-
-log = logging.getLogger("secgroupd.metrics")
 
 
 class Result(StrEnum):
@@ -59,15 +54,13 @@ class PortState(StrEnum):
 class Snapshot:
     """What holds now, as opposed to what has been counted.
 
-    ``last_success`` is in seconds of Unix time; None before the first success. ``interfaces`` has
-    the interface of each port of this host, by the port's id.
+    ``last_success`` is in seconds of Unix time; None before the first success.
     """
 
     revision: str = ""
     last_success: float | None = None
     refused: bool = False
     ports: Mapping[PortState, int] = field(default_factory=dict)
-    interfaces: Mapping[str, str] = field(default_factory=dict)
 
 
 class Sweeps(Protocol):
@@ -78,32 +71,23 @@ class Sweeps(Protocol):
         """What has been counted so far."""
 
 
-class Drops(Protocol):
-    """Who knows what the source check has dropped."""
-
-    def spoofs(self) -> Mapping[str, int]:
-        """Return the number of packets by interface."""
-
-
 class Metrics(Collector):
     """Counts what the loop reports, and shows it in a registry.
 
     Args:
         registry: where it is shown; None makes one.
         sweeps: who counts connections.
-        open_drops: opens the counters of the source check, in the thread of a scrape, for it alone.
+        traffic: what else the registry shows.
     """
 
     def __init__(
         self,
         registry: CollectorRegistry | None = None,
         sweeps: Sweeps | None = None,
-        open_drops: Callable[[], AbstractContextManager[Drops]] | None = None,
+        traffic: Collector | None = None,
     ) -> None:
         self.registry = CollectorRegistry() if registry is None else registry
         self._sweeps = sweeps
-        self._open_drops = open_drops
-        self._drops_trouble = False
         self._lock = threading.Lock()
         self._snapshot = Snapshot()
         self._results = Counter(dict.fromkeys(Result, 0))
@@ -112,6 +96,8 @@ class Metrics(Collector):
         self._repairs = 0
         self._cleared: Counter[str] = Counter()
         self.registry.register(self)
+        if traffic is not None:
+            self.registry.register(traffic)
 
     @property
     def page(self) -> WSGIApplication:
@@ -140,35 +126,9 @@ class Metrics(Collector):
     def collect(self) -> Iterable[Metric]:
         """Return every metric (called by the registry)."""
         with self._lock:
-            interfaces = self._snapshot.interfaces
             found = [*self._cycles(), *self._standing(self._snapshot)]
         connections = () if self._sweeps is None else _connections(self._sweeps.totals)
-        return [*found, *connections, *self._drops(interfaces), *_conntrack()]
-
-    def _drops(self, interfaces: Mapping[str, str]) -> Iterable[Metric]:
-        """Yield what the source check has dropped, for ports that it counts; nothing on an error."""
-        if self._open_drops is None:
-            return
-        try:
-            with self._open_drops() as drops:
-                dropped = drops.spoofs()
-        except (DataplaneError, OSError) as error:
-            with self._lock:
-                first, self._drops_trouble = not self._drops_trouble, True
-            if first:
-                log.warning("source-check-drops-unread error=%s", error)
-            return
-        with self._lock:
-            self._drops_trouble = False
-        family = CounterMetricFamily(
-            "secgroupd_source_check_drops",
-            "Packets and ARP messages that a port sent in another's name, since its rules were made.",
-            labels=["port"],
-        )
-        for port_id, interface in sorted(interfaces.items()):
-            if interface in dropped:
-                family.add_metric([port_id], dropped[interface])
-        yield family
+        return [*found, *connections, *_conntrack()]
 
     def _cycles(self) -> Iterable[Metric]:
         applied = CounterMetricFamily(

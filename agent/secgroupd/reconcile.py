@@ -134,6 +134,7 @@ class Reconciler:
     _record: Record | None = None
     _known: Mapping[str, Observed] | None = None
     _known_at: int = -1
+    _distrusted: bool = False
     _bridging: Bridging | None = None
 
     @property
@@ -183,9 +184,8 @@ class Reconciler:
         """
         generation = self.kernel.generation()
         drift = self._known is not None and generation != self._known_at
-        if drift:
-            self._known = None
-        known = self._known
+        if drift or self._distrusted:
+            self._known, self._distrusted = None, False
         proposal = self.propose(state, bindings)
         before = self.record
         stamped = proposal.record.generations != before.generations
@@ -205,7 +205,7 @@ class Reconciler:
             self._known_at = generation
         if proposal.record != self.record:
             self._save(proposal.record)
-        drifted = drift and known is None and bool(proposal.plan) and before.accepted == state
+        drifted = drift and bool(proposal.plan) and before.accepted == state
         return Outcome(
             state.revision,
             proposal.policy,
@@ -236,7 +236,7 @@ class Reconciler:
 
     def forget_kernel(self) -> None:
         """Read the whole table again in the next cycle, whatever its generation says."""
-        self._known = None
+        self._distrusted = True
 
     def _save(self, record: Record) -> None:
         self.memory.save(record)

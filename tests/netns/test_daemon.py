@@ -314,7 +314,49 @@ def test_spoofs_are_counted_by_port_whatever_they_are_and_nothing_else_is(agent:
     assert dropped() == "3.0", "both of the table inet and the one of the table arp"
     agent.lab.hv.run(["nft", "delete", "table", "inet", "secgroupd"])
     await_that(lambda: agent.status()["drift_repairs"] == 1)
-    assert dropped() == "1.0", "what was counted goes with its table; the other one is still there"
+    frames.send(port.namespace, [packet(thine)])
+    await_that(lambda: dropped() == "4.0")
+
+
+def test_hits_and_verdicts_are_counted_and_survive_what_happens_to_rules(
+    agent: Agent, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def counted(name: str) -> float:
+        """The sample whose name and labels are these, as the next reading has it."""
+        lines = [x for x in agent.scrape().splitlines() if x.startswith(f"secgroupd_{name} ")]
+        return float(lines[0].rpartition(" ")[2]) if lines else -1
+
+    def rules(*options: str) -> dict[str, int]:
+        capsys.readouterr()
+        assert main(["--config", str(agent.config), "rules", "--json", *options]) == 0
+        found = json.loads(capsys.readouterr().out)
+        return {one["rule"]: one["packets"] for one in found}
+
+    labels = 'rule_hits_total{direction="ingress",rule="udp",security_group="g"}'
+    denied = 'port_packets_total{direction="ingress",port="p1",verdict="deny"}'
+    allowed = 'port_packets_total{direction="ingress",port="p1",verdict="allow"}'
+    agent.give(document())
+    agent.start()
+    before = counted(allowed)
+    assert (agent.passes(1000), agent.passes(1001)) == (True, False)
+    await_that(lambda: counted(labels) == 1 and counted(denied) == 1)
+    assert counted(allowed) > before
+    assert rules() == {"udp": 1, "out": 0} and rules("--unused") == {"out": 0}
+    agent.give(document("1000-1001"))
+    await_that(lambda: agent.passes(1001))
+    await_that(lambda: rules()["udp"] >= 2)
+    hits = counted(labels)
+    agent.stop()
+    agent.start()
+    assert counted(labels) == hits
+    assert agent.process
+    agent.configure(metrics={"rule_hits": False})
+    agent.process.send_signal(signal.SIGHUP)
+    await_that(lambda: counted(labels) == -1)
+    assert rules("--sort", "hits", "--direction", "ingress") == {"udp": hits}
+    assert agent.ask("rules") == 0
+    table = capsys.readouterr().out
+    assert "udp 1000-1001 from anywhere" in table and table.splitlines()[2] == "g"
 
 
 def test_settings_are_read_again_on_hangup(agent: Agent) -> None:

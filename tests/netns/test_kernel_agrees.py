@@ -42,7 +42,8 @@ def test_the_kernel_delivers_what_the_evaluator_allows_and_counts_who_decides(se
         seen = observe(document, asked, enforce)
         counted: Counter[str] = Counter()
         for kernel in kernels:
-            counted.update({name: packets for name, (packets, _) in kernel.counters().items()})
+            for (_, name), count in kernel.counts().rules.items():
+                counted[name] += count.packets
     wrong = [
         (question, judgement, observation)
         for question, observation in zip(asked, seen, strict=True)

@@ -29,7 +29,7 @@ PURE_PARTS = {
 PACKAGES = {
     "yaml": {"secgroupd.core.yamltree"},
     "pyroute2": {"secgroupd.proving.wiring"},
-    "prometheus_client": {"secgroupd.metrics"},
+    "prometheus_client": {"secgroupd.metrics", "secgroupd.traffic"},
     "nftables": {"secgroupd.dataplane.nft_worker"},
 }
 """Who may import what is not the standard library's."""

@@ -1,7 +1,5 @@
 """What the metrics say."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from wsgiref.util import setup_testing_defaults
 
 import pytest
@@ -10,7 +8,6 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import CollectorRegistry
 
 from secgroupd.core.clearing import Scenario
-from secgroupd.errors import DataplaneError
 from secgroupd.metrics import Metrics, PortState, Result, Snapshot
 
 
@@ -75,66 +72,6 @@ def test_what_holds_now_replaces_what_held_before(metrics: Metrics) -> None:
     assert value(metrics, "secgroupd_document_refused") == 0
     assert value(metrics, "secgroupd_ports", state="enforced") == 3
     assert value(metrics, "secgroupd_ports", state="waiting") == 0
-
-
-class Kernel:
-    """A kernel's counters of the source check; ``trouble`` is what reading them raises."""
-
-    def __init__(self, **dropped: int) -> None:
-        self.dropped = dropped
-        self.trouble: Exception | None = None
-        self.opened = self.closed = 0
-
-    def spoofs(self) -> Mapping[str, int]:
-        if self.trouble:
-            raise self.trouble
-        return self.dropped
-
-    @contextmanager
-    def open(self) -> Iterator["Kernel"]:
-        self.opened += 1
-        try:
-            yield self
-        finally:
-            self.closed += 1
-
-
-DROPS = "secgroupd_source_check_drops_total"
-
-
-def test_spoofs_are_shown_by_the_port_that_has_the_interface_now() -> None:
-    kernel = Kernel(tap1=7, tap2=0, gone=5)
-    metrics = Metrics(CollectorRegistry(), open_drops=kernel.open)
-    odd = 'p"\n\\'
-    metrics.show(Snapshot(interfaces={"p": "tap1", odd: "tap2", "unchecked": "tap3"}))
-    assert value(metrics, DROPS, port="p") == 7
-    assert value(metrics, DROPS, port=odd) == 0
-    assert value(metrics, DROPS, port="unchecked") is None
-    (found,) = [one for one in families(metrics) if one.name == "secgroupd_source_check_drops"]
-    assert {one.labels["port"]: one.value for one in found.samples} == {"p": 7, odd: 0}
-    metrics.show(Snapshot(interfaces={"q": "tap1"}))
-    assert value(metrics, DROPS, port="p") is None
-    assert value(metrics, DROPS, port="q") == 7
-    assert kernel.opened == kernel.closed > 0, "every scrape opens its own and closes it"
-
-
-@pytest.mark.parametrize("trouble", [DataplaneError("no"), PermissionError("no")])
-def test_spoofs_that_cannot_be_read_are_left_out_and_logged_once(
-    trouble: Exception, caplog: pytest.LogCaptureFixture
-) -> None:
-    kernel = Kernel(tap1=7)
-    metrics = Metrics(CollectorRegistry(), open_drops=kernel.open)
-    metrics.show(Snapshot(interfaces={"p": "tap1"}))
-    for said in (1, 2):
-        kernel.trouble = trouble
-        for _ in range(3):
-            assert value(metrics, DROPS, port="p") is None
-            assert value(metrics, "secgroupd_document_refused") == 0, "the rest is shown"
-        assert [r.getMessage() for r in caplog.records] == [
-            "source-check-drops-unread error=no"
-        ] * said
-        kernel.trouble = None
-        assert value(metrics, DROPS, port="p") == 7
 
 
 def test_every_metric_has_a_help_text(metrics: Metrics) -> None:

@@ -566,8 +566,9 @@ def test_a_kernel_that_does_not_do_what_it_says_is_told() -> None:
     ],
     ids=["a chain flushed", "the table deleted"],
 )
+@pytest.mark.parametrize("full", [False, True], ids=["noticed", "met by a full comparison"])
 def test_what_others_did_to_the_table_is_undone_and_told(
-    harm: Callable[[FakeKernel], None],
+    harm: Callable[[FakeKernel], None], full: bool
 ) -> None:
     made = _cloud(ALLOW)
     world = World()
@@ -575,6 +576,8 @@ def test_what_others_did_to_the_table_is_undone_and_told(
     agent.apply(made, _bindings(made))
     harm(world.kernel)
     assert agent.disturbed()
+    if full:
+        agent.forget_kernel()
     outcome = agent.apply(made, _bindings(made))
     assert outcome.drift and outcome.plan and not outcome.cleared
     assert not agent.disturbed()

@@ -7,27 +7,20 @@ from secgroupd.commands.arguments import Verbs, add_document, add_json, add_verb
 from secgroupd.commands.documents import load_settings, read
 from secgroupd.commands.output import WIDTH, counted, fitted, write, write_json
 from secgroupd.core.model import (
-    PROTOCOL_NUMBERS,
     Action,
-    AddressGroupPeer,
-    AnyPeer,
     Direction,
     Family,
-    GroupPeer,
-    Peer,
     Port,
-    PrefixPeer,
-    Rule,
 )
 from secgroupd.core.policy import OrderedRule, Policy
 from secgroupd.core.ports import protocol
 from secgroupd.core.reachability import Answer, End, Flow, Question, explain
 from secgroupd.core.reading import Refusal
 from secgroupd.core.verdict import Decision, Reason, considered
+from secgroupd.core.wording import PROTOCOL_NAMES, matches
 
 EXIT_ALLOW, EXIT_DENY = 0, 3
 
-_NAMES = {number: name for name, number in PROTOCOL_NUMBERS.items()}
 _MARKER = "->"
 
 _REASONS: Mapping[Reason, str] = {
@@ -161,7 +154,7 @@ def told(policy: Policy, answer: Answer) -> Iterator[str]:
 
 def service(flow: Flow) -> str:
     """Return what a flow consists of: ``tcp 443``, ``icmp type 8``."""
-    name = _NAMES.get(flow.protocol, f"protocol {flow.protocol}")
+    name = PROTOCOL_NAMES.get(flow.protocol, f"protocol {flow.protocol}")
     if flow.dport is not None:
         return f"{name} {flow.dport}"
     if flow.icmp_type is None:
@@ -201,36 +194,7 @@ def _side(
 def _row(ordered: OrderedRule, *, decides: bool) -> str:
     rule = ordered.rule
     marker = _MARKER if decides else ""
-    head = f"  {marker:2}   {rule.priority:>3} {rule.action.value:5} {_matches(rule)}"
+    head = f"  {marker:2}   {rule.priority:>3} {rule.action.value:5} {matches(rule)}"
     name = fitted(rule.id, 36)
     room = WIDTH - len(name) - 2
     return f"{fitted(head, room):{min(room, 52)}}  {name}"
-
-
-def _matches(rule: Rule) -> str:
-    """Return what a rule matches, in short."""
-    words = ["all" if rule.protocol is None else _NAMES.get(rule.protocol, str(rule.protocol))]
-    if rule.ports:
-        words.append(
-            ",".join(
-                str(r.first) if r.first == r.last else f"{r.first}-{r.last}" for r in rule.ports
-            )
-        )
-    if rule.icmp_type is not None:
-        words.append(f"type {rule.icmp_type}")
-    if rule.icmp_code is not None:
-        words.append(f"code {rule.icmp_code}")
-    towards = "from" if rule.direction is Direction.INGRESS else "to"
-    return f"{' '.join(words)} {towards} {_peer(rule.peer)}"
-
-
-def _peer(peer: Peer) -> str:
-    match peer:
-        case AnyPeer():
-            return "anywhere"
-        case PrefixPeer(network):
-            return "anywhere" if network.prefixlen == 0 else str(network)
-        case GroupPeer(group_id):
-            return f"group {group_id}"
-        case AddressGroupPeer(group_id):
-            return f"addresses {group_id}"

@@ -258,10 +258,12 @@ class _Compiler:
         # With strict clearing, ICMP errors about a connection end when its packets do.
         forget = [] if self._trusting else ["ct mark set 0"]
         for name in (names.DENY_IN, names.DENY_OUT):
-            self.draft.chain(name, [*forget, "counter drop"])
+            self.draft.chain(name, [*forget, *self._counting_denied(judged), "counter drop"])
         self.draft.chain(names.CLOSED, ["counter drop"])
         self.draft.put(Set(names.ADOPTING, Key.INTERFACE, {}, size=65536, timeout=True))
-        self.draft.chain(names.MIDSTREAM, [f"iifname @{names.ADOPTING} return", "counter drop"])
+        self.draft.chain(
+            names.MIDSTREAM, [f"iifname @{names.ADOPTING} return", f"goto {names.DENY_OUT}"]
+        )
         types_in = ", ".join(str(t) for t in sorted(ND_TYPES | MLD_TYPES))
         types_out = ", ".join(str(t) for t in sorted((ND_TYPES | MLD_TYPES) - ROUTER_TYPES))
         all_types = f"meta l4proto ipv6-icmp icmpv6 type {{ {types_in} }}"
@@ -282,6 +284,17 @@ class _Compiler:
                 names.generation(number),
                 [f"ct mark and 0x{GENERATION_MASK:08x} >= 0x{number:x} goto {names.OK_IN}"],
             )
+
+    def _counting_denied(self, judged: Sequence[LocalPort]) -> list[str]:
+        """Return lines that drop what is denied, counted for the port that it came from or goes to.
+
+        Where a packet is about to leave into a port, that port has denied it, wherever it came from.
+        """
+        bindings = [binding for _, binding in judged]
+        return [
+            f"{side}ifname @{self.draft.counting_set(purpose, bindings)} drop"
+            for side, purpose in (("o", names.DENIED_TO), ("i", names.DENIED_FROM))
+        ]
 
     def _limits(self) -> list[str]:
         """Return lines that give new connections the timeouts of the settings."""
@@ -370,8 +383,8 @@ class _Compiler:
         odd = self.draft.chain(f"{side}_odd_{stem}", [f"jump {link}", *own.untracked, deny], origin)
         established = [f"ct state established {line}" for line in maps.live.lines("o")]
         # Related to a connection or not: a port is no router.
-        types = ", ".join(str(kind) for kind in sorted(ICMP_ROUTER_TYPES))
-        no_router = [] if inbound else [f"icmp type {{ {types} }} {deny}"]
+        routers = [] if inbound else sorted(ICMP_ROUTER_TYPES)
+        no_router = [f"icmp type {kind} {deny}" for kind in routers]
         pieces = self._later_fragments() if inbound and self._bridged else []
         seen = self.draft.chain(
             f"{side}_seen_{stem}",

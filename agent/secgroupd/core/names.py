@@ -40,12 +40,17 @@ CHECK_IP4 = "check_ip4"
 CHECK_IP6 = "check_ip6"
 CHECK_ARP = "check_arp"
 CHECK_RARP = "check_rarp"
+CHECK_NEWCOMER = "check_newcomer"
 ND_CHECK = "nd_check"
 """The source check, as far as ports share it."""
 
 SPOOFED = "spoofed"
 SPOOFS = "spoofs"
 """Where what a port may not send as ends, and the set that counts it by interface."""
+
+DENIED_FROM = "denied_from"
+DENIED_TO = "denied_to"
+"""The sets that count by interface what the rules have denied, from a port and to one."""
 
 UNTAGGED = "untagged"
 STRANGE = "strange"

@@ -11,12 +11,12 @@ import select
 import subprocess
 import sys
 import time
-from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from secgroupd.closing import Closing
+from secgroupd.core.counts import Count, Counts, Place
 from secgroupd.core.host import Bridging
-from secgroupd.core.names import ADOPTING, SPOOFS
+from secgroupd.core.names import ADOPTING, DENIED_FROM, DENIED_TO, SPOOFS
 from secgroupd.core.plan import Line, Observed, Plan, combined, removal
 from secgroupd.dataplane import nft_read
 from secgroupd.dataplane.netlink import Netlink
@@ -76,38 +76,38 @@ class Nft(Closing):
             raise DataplaneError(f"cannot read the set {ADOPTING}: {error}") from error
         return frozenset(key.rstrip(b"\0").decode() for key in keys)
 
-    def spoofs(self) -> Mapping[str, int]:
-        """Return how many packets the source check has dropped, by interface.
+    def counts(self) -> Counts:
+        """Return what the tables have counted.
 
         Interfaces whose names no rule can say are not counted by themselves, and not in it.
 
         Raises:
             DataplaneError: the counters could not be read.
         """
-        found: Counter[str] = Counter()
+        purposes = (SPOOFS, DENIED_FROM, DENIED_TO)
         try:
-            for family in nft_read.FAMILIES:
-                for key, number in nft_read.packets(self._netlink, family, SPOOFS).items():
-                    found[os.fsdecode(key.rstrip(b"\0"))] += number
+            rules = {f: nft_read.counters(self._netlink, f) for f in nft_read.FAMILIES}
+            sets = {f: nft_read.counted(self._netlink, f, purposes) for f in nft_read.FAMILIES}
         except OSError as error:
-            raise DataplaneError(f"cannot read the sets {SPOOFS}: {error}") from error
-        return found
+            raise DataplaneError(f"cannot read the counters: {error}") from error
 
-    def counters(self) -> Mapping[str, tuple[int, int]]:
-        """Return the packets and bytes that each named counter has counted, over all tables.
+        def by_interface(purpose: str) -> Mapping[Place, Count]:
+            return {
+                (family, os.fsdecode(key.rstrip(b"\0"))): Count(*count)
+                for family, found in sets.items()
+                for key, count in found.get(purpose, {}).items()
+            }
 
-        Raises:
-            DataplaneError: the counters could not be read.
-        """
-        found: dict[str, tuple[int, int]] = {}
-        try:
-            for family in nft_read.FAMILIES:
-                for name, (packets, octets) in nft_read.counters(self._netlink, family).items():
-                    before = found.get(name, (0, 0))
-                    found[name] = (before[0] + packets, before[1] + octets)
-        except OSError as error:
-            raise DataplaneError(f"cannot read the rules' counters: {error}") from error
-        return found
+        return Counts(
+            {
+                (f, name): Count(*count)
+                for f, found in rules.items()
+                for name, count in found.items()
+            },
+            by_interface(SPOOFS),
+            by_interface(DENIED_FROM),
+            by_interface(DENIED_TO),
+        )
 
     def bridging(self) -> Bridging:
         """Find out what the kernel can do for ports on a bridge.

@@ -78,13 +78,18 @@ def elements(netlink: Netlink, family: str, name: str) -> frozenset[bytes]:
         return frozenset()
 
 
-def packets(netlink: Netlink, family: str, purpose: str) -> Mapping[bytes, int]:
-    """Return the packets that the elements of counting sets have counted, by key.
+def counted(
+    netlink: Netlink, family: str, purposes: Iterable[str]
+) -> Mapping[str, Mapping[bytes, tuple[int, int]]]:
+    """Return the packets and bytes that the elements of counting sets have counted.
 
     Args:
         netlink: a socket.
         family: that of the table; without a table nothing is counted.
-        purpose: what the names of the sets begin with, before their size.
+        purposes: what the names of the sets begin with, before their size.
+
+    Returns:
+        By purpose, then by key.
 
     Raises:
         DumpInterrupted: the ruleset kept changing while it was read.
@@ -93,7 +98,7 @@ def packets(netlink: Netlink, family: str, purpose: str) -> Mapping[bytes, int]:
     for _ in range(READ_TRIES):
         before = generation(netlink)
         try:
-            found = _packets(netlink, FAMILIES[family], f"{purpose}_")
+            found = _counted_in_sets(netlink, FAMILIES[family], purposes)
         except FileNotFoundError:
             found = {}
         if generation(netlink) == before:
@@ -268,14 +273,16 @@ def _size(description: memoryview) -> int | None:
     return None
 
 
-def _packets(netlink: Netlink, family: int, prefix: str) -> Mapping[bytes, int]:
-    found: dict[bytes, int] = {}
+def _counted_in_sets(
+    netlink: Netlink, family: int, purposes: Iterable[str]
+) -> Mapping[str, Mapping[bytes, tuple[int, int]]]:
+    found: dict[str, dict[bytes, tuple[int, int]]] = {purpose: {} for purpose in purposes}
     sets = netlink.dump(SUBSYSTEM | GET_SET, family, text_attribute(1, TABLE))
     for name in [text(parts[2]) for parts in _ours(sets)]:
-        if name.startswith(prefix):
+        counts = found.get(name.rpartition("_")[0])
+        if counts is not None:
             for element in _dumped(netlink, family, name):
-                key, _ = _element(element)
-                found[key] = found.get(key, 0) + _counted(element)
+                counts[_element(element)[0]] = _counted(element)
     return found
 
 
@@ -305,14 +312,14 @@ def _element(element: memoryview) -> tuple[bytes, str]:
     return key + end, verdict
 
 
-def _counted(element: memoryview) -> int:
-    """Return the packets of an element's counter (which is its only expression)."""
+def _counted(element: memoryview) -> tuple[int, int]:
+    """Return the packets and bytes of an element's counter (which is its only expression)."""
     for kind, payload in attributes(element):
         if kind == ELEMENT_EXPRESSION:
             name, data = (value for _, value in attributes(payload))
             if text(name) == "counter":
-                return _count(data)[0]
-    return 0
+                return _count(data)
+    return 0, 0
 
 
 def _count(counter: memoryview) -> tuple[int, int]:
