@@ -1,7 +1,7 @@
 """The daemon: one loop that waits for something to happen, and lets the guard act on it.
 
 What can happen: the document's files or the settings change, a link comes or goes, somebody changes
-the ruleset (by its generation number, looked at now and then), it is time for a full comparison, a
+the ruleset (by its events, and by its generation number, looked at now and then), it is time for a full comparison, a
 signal. Watchers only wake the loop. Stopping leaves the rules as they are.
 """
 
@@ -21,6 +21,7 @@ from secgroupd import __version__
 from secgroupd.config import DEFAULT_PATH, Settings, load
 from secgroupd.control import Control
 from secgroupd.dataplane.conntrack import Conntrack
+from secgroupd.dataplane.events import RulesetEvents
 from secgroupd.dataplane.interfaces import carried
 from secgroupd.dataplane.links import Links
 from secgroupd.dataplane.nft import Nft
@@ -58,16 +59,22 @@ class Due:
     look: float = 0.0
     resync: float = 0.0
     retry: float | None = None
+    repair: float = 0.0
+    """Not before then is drift repaired again: a storm of it must not take all of a CPU."""
+    drift: bool = False
     backoff: float = FIRST_RETRY
 
     def wait(self, now: float) -> float:
         """Return how long there is nothing to do."""
-        nearest = min(self.look, self.resync, *([] if self.retry is None else [self.retry]))
-        return max(0.0, nearest - now)
+        times = [self.look, self.resync]
+        times += [] if self.retry is None else [self.retry]
+        times += [self.repair] if self.drift else []
+        return max(0.0, min(times) - now)
 
-    def done(self, now: float, settings: Settings, *, well: bool) -> None:
+    def done(self, began: float, now: float, settings: Settings, *, well: bool) -> None:
         """Note that a cycle has been run."""
         self.look = now + LOOK_SECONDS
+        self.repair, self.drift = now + (now - began), False
         if well:
             self.retry, self.backoff = None, FIRST_RETRY
         else:
@@ -108,6 +115,7 @@ class Daemon:
         self._open.callback(os.close, lock(settings.run_dir))
         self.settings = settings
         self._nft = self._open.enter_context(Nft())
+        self._ruleset = self._open.enter_context(RulesetEvents())
         self._links = self._open.enter_context(Links())
         self._watcher = self._open.enter_context(Watcher(settings.source_directory))
         self._settings_watcher = self._open.enter_context(Watcher(self._config))
@@ -224,7 +232,8 @@ class Daemon:
         watchdog = float(os.environ.get("WATCHDOG_USEC", "0")) / 2e6
         due = Due(resync=time.monotonic() + self.settings.resync_interval)
         self.guard.read()
-        self._done(due, well=self.guard.enforce())
+        began = time.monotonic()
+        self._done(due, began, well=self.guard.enforce())
         self.guard.tell()
         log.info("started version=%s bridges=%s", __version__, self.guard.bridges)
         while not self._stop:
@@ -240,7 +249,15 @@ class Daemon:
     def _await(self, seconds: float) -> bool:
         """Wait for an event; tell whether there was one of the document or the links."""
         watched = [each.fileno() for each in (self._watcher, self._settings_watcher, self._links)]
-        ready, _, _ = select.select([self._wake, *watched], [], [], seconds)
+        try:
+            others = [self._wake, self._ruleset.fileno()]
+            ready, _, _ = select.select([*others, *watched], [], [], seconds)
+        except OSError as error:
+            # Somebody has closed one of them under us: whoever reads it next opens another, but
+            # nobody this one.
+            os.fstat(self._wake)
+            log.error("descriptor-lost error=%s", error)
+            return True
         if self._wake in ready:
             os.read(self._wake, 4096)
         happened = any(descriptor in ready for descriptor in watched)
@@ -256,7 +273,11 @@ class Daemon:
         if self._settings_watcher.changed() or reload:
             reload = self._reload_settings(asked=reload)
         resync = now >= due.resync
-        drift = now >= due.look and self.guard.reconciler.disturbed()
+        changes = self._ruleset.changes()
+        self.guard.heard(changes)
+        if changes or due.drift or now >= due.look:
+            due.drift = self.guard.reconciler.disturbed()
+        drift = due.drift and now >= due.repair
         retry = due.retry is not None and now >= due.retry
         if document or resync or reload:
             refused = self.guard.problems
@@ -272,10 +293,10 @@ class Daemon:
         else:
             due.look = now + LOOK_SECONDS
             return
-        self._done(due, well=well)
+        self._done(due, now, well=well)
 
-    def _done(self, due: Due, *, well: bool) -> None:
-        due.done(time.monotonic(), self.settings, well=well)
+    def _done(self, due: Due, began: float, *, well: bool) -> None:
+        due.done(began, time.monotonic(), self.settings, well=well)
         # Guests may start once the ports are guarded, be it by what an earlier agent has left.
         if not self._ready and (well or self.guard.state is None):
             notify("READY=1\nSTATUS=guarding")

@@ -13,6 +13,7 @@ from typing import Protocol
 from secgroupd.config import Settings
 from secgroupd.core.bindings import Bound, Link, bind
 from secgroupd.core.document import Parsed, parse
+from secgroupd.core.drift import Change
 from secgroupd.core.host import Bridging
 from secgroupd.core.model import State
 from secgroupd.core.policy import Policy
@@ -140,6 +141,10 @@ class Guard:
             Bridging.NONE: "OPEN (nf_tables for bridges is missing)",
         }[bridging]
 
+    def heard(self, changes: Sequence[Change]) -> None:
+        """Take what the kernel tells of transactions on the ruleset."""
+        self.metrics.count_drift(self.reconciler.heard(changes))
+
     def resync(self) -> bool:
         """Run a cycle that trusts nothing it knows of the kernel."""
         self.reconciler.forget_kernel()
@@ -175,7 +180,7 @@ class Guard:
                 len(bound.bindings),
                 len(outcome.cleared.keys() & bound.bindings.keys()),
                 seconds,
-                " drift-repaired" if outcome.drift else "",
+                _repaired(outcome),
             )
         for port_id, reason in sorted(waiting):
             log.info("port-waiting port=%s reason=%s", port_id, reason)
@@ -225,3 +230,9 @@ class Guard:
                     secure = port.port_security_enabled
                     found[port.id] = PortState.ENFORCED if secure else PortState.UNMANAGED
         return dict(sorted(found.items()))
+
+
+def _repaired(outcome: Outcome) -> str:
+    if not outcome.drift:
+        return ""
+    return f" drift-repaired by={','.join(dict.fromkeys(map(str, outcome.culprits))) or 'unknown'}"

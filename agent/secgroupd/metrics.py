@@ -93,7 +93,7 @@ class Metrics(Collector):
         self._results = Counter(dict.fromkeys(Result, 0))
         self._seconds = 0.0
         self._buckets = [0] * (len(BUCKETS) + 1)
-        self._repairs = 0
+        self._repairs = self._drifts = 0
         self._cleared: Counter[str] = Counter()
         self.registry.register(self)
         if traffic is not None:
@@ -116,6 +116,11 @@ class Metrics(Collector):
             self._seconds += seconds
             self._buckets[bisect_left(BUCKETS, seconds)] += 1
             self._repairs += repaired
+
+    def count_drift(self, changes: int) -> None:
+        """Count transactions of others that have touched the agent's tables."""
+        with self._lock:
+            self._drifts += changes
 
     def count_cleared(self, cleared: Cleared, local: Iterable[str]) -> None:
         """Count the ports of this host whose connections a change has cleared, by scenario."""
@@ -146,6 +151,11 @@ class Metrics(Collector):
             "Time from the beginning to the end of a cycle.",
             buckets=buckets,
             sum_value=self._seconds,
+        )
+        yield CounterMetricFamily(
+            "secgroupd_drift_events",
+            "Transactions of others that touched the agent's tables, as far as the kernel told.",
+            value=self._drifts,
         )
         yield CounterMetricFamily(
             "secgroupd_drift_repairs",

@@ -7,7 +7,7 @@ of them clears, and the ruleset itself is always computed from what is in force 
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from typing import Protocol
@@ -16,6 +16,7 @@ from secgroupd.core import clearing
 from secgroupd.core.clearing import Cleared
 from secgroupd.core.compiler import compile_host
 from secgroupd.core.draft import Binding
+from secgroupd.core.drift import Change
 from secgroupd.core.host import FAMILIES, Bridging, Generations, Host
 from secgroupd.core.model import Clearing, State, Timeout
 from secgroupd.core.names import ADOPTING
@@ -31,6 +32,9 @@ since then, so that one made after every record was lost is younger than any sta
 
 TOUCHED_ALONE = 500
 """Up to how many chains and sets are read back by themselves rather than with the whole table."""
+
+SUSPECTS = 4
+"""How many of those who changed our tables last are remembered until the next cycle names them."""
 
 COMMIT_TRIES = 3
 """How often a transaction of unknown outcome is read back and tried again within a cycle."""
@@ -116,6 +120,8 @@ class Outcome:
     generations: Generations
     drift: bool
     """Whether the kernel had something else than what the cycle before had left."""
+    culprits: tuple[Change, ...] = ()
+    """Who may have changed it, as far as the kernel has told."""
 
 
 @dataclass(slots=True)
@@ -135,6 +141,7 @@ class Reconciler:
     _known: Mapping[str, Observed] | None = None
     _known_at: int = -1
     _distrusted: bool = False
+    _suspects: tuple[Change, ...] = ()
     _bridging: Bridging | None = None
 
     @property
@@ -206,6 +213,7 @@ class Reconciler:
         if proposal.record != self.record:
             self._save(proposal.record)
         drifted = drift and bool(proposal.plan) and before.accepted == state
+        suspects, self._suspects = self._suspects, ()
         return Outcome(
             state.revision,
             proposal.policy,
@@ -213,6 +221,7 @@ class Reconciler:
             proposal.cleared,
             proposal.record.generations,
             drifted,
+            suspects if drifted else (),
         )
 
     def enforces_something(self) -> bool:
@@ -223,6 +232,23 @@ class Reconciler:
         """
         needed = {"inet"} if self.bridging is Bridging.NONE else {"inet", "bridge"}
         return needed <= self._observed().keys()
+
+    def heard(self, changes: Iterable[Change]) -> int:
+        """Take what the kernel tells of transactions; return how many of others touched our tables.
+
+        Those that touched none of them need no look at the tables: the known generation moves on.
+        """
+        touched = 0
+        for change in changes:
+            number = change.generation
+            if number is not None and number <= self._known_at:
+                continue
+            if number == self._known_at + 1 and not change.ours:
+                self._known_at = number
+            elif change.ours and number is not None:
+                touched += 1
+                self._suspects = (*self._suspects, change)[-SUSPECTS:]
+        return touched
 
     def disturbed(self) -> bool:
         """Tell whether anybody has changed any table since the last cycle.

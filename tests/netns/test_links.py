@@ -123,7 +123,8 @@ def drops(links: Links) -> int:
 def test_lost_events_are_a_change_and_the_list_is_whole(
     host: Namespace, links: Links, route: IPRoute
 ) -> None:
-    links._events.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
+    with socket.socket(fileno=os.dup(links.fileno())) as events:
+        events.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
     for number in range(40):
         add(route, f"tap{number}")
     with host.enter():
@@ -134,6 +135,16 @@ def test_lost_events_are_a_change_and_the_list_is_whole(
     route.link("del", ifname="tap7")
     assert sees(links)
     assert len(links.read()) == 79
+
+
+def test_sockets_that_somebody_closes_are_opened_again(links: Links, route: IPRoute) -> None:
+    before = links.read()
+    os.close(links.fileno())
+    assert links.changed(), "whatever has happened meanwhile"
+    add(route, "tap1")
+    assert sees(links)
+    os.close(links._dump.fileno())
+    assert len(links.read()) == len(before) + 2
 
 
 def test_many_links_are_listed_whole(links: Links, route: IPRoute) -> None:

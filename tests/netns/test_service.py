@@ -15,28 +15,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.netns.test_daemon import Agent, await_that, document
+from tests.netns.agents import Agent, await_that, document
 from tests.unit.test_endpoint import certified
 
 from secgroupd.memory import FileMemory
-from secgroupd.proving.namespaces import Lab
 
 pytestmark = pytest.mark.netns
 
 SERVER = "10.0.0.1"
 WATCHDOG_SECONDS = 1.0
-
-
-@pytest.fixture
-def agent(tmp_path: Path) -> Iterator[Agent]:
-    with Lab() as lab:
-        lab.add_port(interface="tap1", addresses=[SERVER], mac="fa:16:3e:00:00:01")
-        made = Agent(lab, tmp_path)
-        try:
-            yield made
-        finally:
-            if made.process is not None:
-                made.stop(signal.SIGKILL)
 
 
 def guard(agent: Agent, *prefix: str) -> subprocess.CompletedProcess[str]:

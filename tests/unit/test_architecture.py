@@ -41,6 +41,8 @@ BESIDE = {
     ("secgroupd.dataplane.nft_read", "secgroupd.dataplane.netlink"),
     ("secgroupd.dataplane.conntrack", "secgroupd.dataplane.netlink"),
     ("secgroupd.dataplane.links", "secgroupd.dataplane.netlink"),
+    ("secgroupd.dataplane.links", "secgroupd.dataplane.events"),
+    ("secgroupd.dataplane.events", "secgroupd.dataplane.netlink"),
 }
 """The dataplane modules that know another one. Otherwise each is alone with its kernel subsystem."""
 

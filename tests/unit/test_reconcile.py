@@ -18,6 +18,7 @@ from tests.fakes.nftables import FakeKernel, Table, differences
 from secgroupd.core.clearing import Scenario, documented
 from secgroupd.core.compiler import compile_host, compile_ruleset
 from secgroupd.core.draft import Binding
+from secgroupd.core.drift import Change
 from secgroupd.core.host import Host
 from secgroupd.core.model import Clearing, Port, Rule, State
 from secgroupd.core.names import ADOPTING
@@ -592,6 +593,52 @@ def test_what_others_do_to_their_own_tables_is_no_drift() -> None:
     world.kernel.others_change()
     outcome = agent.apply(made, _bindings(made))
     assert not outcome.drift and not outcome.plan
+
+
+def test_changes_of_other_tables_that_are_heard_of_cost_no_look() -> None:
+    made = _cloud(ALLOW)
+    world = World()
+    agent = world.agent()
+    agent.apply(made, _bindings(made))
+    first = world.kernel.generation()
+    world.kernel.others_change()
+    world.kernel.others_change()
+    assert agent.disturbed()
+    assert agent.heard([Change(first, ours=True), Change(first + 1, ours=False)]) == 0
+    assert agent.disturbed(), "one is missing"
+    assert agent.heard([Change(first + 2, ours=False)]) == 0
+    assert not agent.disturbed()
+
+
+@pytest.mark.parametrize(
+    "between", [Change(None, ours=True), None], ids=["told to be lost", "not told"]
+)
+def test_changes_that_were_not_heard_of_are_looked_for(between: Change | None) -> None:
+    made = _cloud(ALLOW)
+    world = World()
+    agent = world.agent()
+    agent.apply(made, _bindings(made))
+    first = world.kernel.generation()
+    world.kernel.text("flush chain inet secgroupd deny_in")
+    world.kernel.others_change()
+    heard = [Change(first + 2, ours=False)]
+    assert agent.heard(heard if between is None else [between, *heard]) == 0
+    assert agent.disturbed()
+
+
+def test_who_has_changed_our_tables_is_named_when_it_is_undone() -> None:
+    made = _cloud(ALLOW)
+    world = World()
+    agent = world.agent()
+    agent.apply(made, _bindings(made))
+    mine = Change(world.kernel.generation(), ours=True, process="python3", pid=1)
+    world.kernel.text("flush chain inet secgroupd deny_in")
+    theirs = Change(world.kernel.generation(), ours=True, process="nft", pid=7)
+    assert agent.heard([mine, theirs]) == 1
+    outcome = agent.apply(made, _bindings(made))
+    assert outcome.drift and outcome.culprits == (theirs,) and str(theirs) == "nft:7"
+    world.kernel.others_change()
+    assert agent.apply(made, _bindings(made)).culprits == ()
 
 
 def test_a_change_beside_the_agent_in_the_same_moment_is_seen() -> None:

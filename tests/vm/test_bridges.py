@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from tests.builders import both, group, port, rule, state
 from tests.enforcing import bindings, enforce, enforcer
+from tests.netns.agents import SERVER, Agent, await_that, document
 from tests.netns.conversations import PATIENCE, Conversation, End, exchange
-from tests.netns.test_daemon import SERVER, Agent, await_that, document
 from tests.spoofs import MAC, NEIGHBOUR_MAC
 
 from secgroupd.core.clearing import Scenario

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 
 from secgroupd.closing import Closing
 from secgroupd.core.bindings import Link
+from secgroupd.dataplane.events import EventSocket
 from secgroupd.dataplane.netlink import (
     DUMP_TRIES,
     HEADER,
@@ -24,10 +25,11 @@ from secgroupd.dataplane.netlink import (
     NLMSG_ERROR,
     RECEIVE_BYTES,
     RECEIVE_SECONDS,
-    SOCKET_BUFFER_BYTES,
     DumpInterrupted,
     attribute,
     attributes,
+    opened,
+    sent,
 )
 from secgroupd.errors import DataplaneError
 
@@ -41,7 +43,6 @@ MEMBER_KIND = 4
 SKIP_STATISTICS = 1 << 3
 IFF_UP = 1
 MAC_BYTES = 6
-SO_RCVBUFFORCE = 33
 
 
 class Links(Closing):
@@ -55,16 +56,14 @@ class Links(Closing):
 
     def __init__(self) -> None:
         try:
-            self._dump = _netlink(0)
-            try:
-                self._events = _netlink(LINK_GROUP)
-            except OSError:
-                self._dump.close()
-                raise
+            self._dump = _netlink()
         except OSError as error:
             raise DataplaneError(f"cannot ask for links: {error}") from error
-        self._events.settimeout(0)
-        self._dump.settimeout(RECEIVE_SECONDS)
+        try:
+            self._events = EventSocket(socket.NETLINK_ROUTE, LINK_GROUP)
+        except DataplaneError:
+            self._dump.close()
+            raise
         self._sequence = 0
 
     def close(self) -> None:
@@ -78,16 +77,7 @@ class Links(Closing):
 
     def changed(self) -> bool:
         """Take every event that has come; tell whether there was any, or any was lost."""
-        seen = False
-        while True:
-            try:
-                self._events.recv(RECEIVE_BYTES)
-            except BlockingIOError:
-                return seen
-            except OSError as error:
-                if error.errno != errno.ENOBUFS:
-                    raise DataplaneError(f"cannot follow links: {error}") from error
-            seen = True
+        return sum(1 for _ in self._events.taken()) > 0
 
     def read(self) -> tuple[Link, ...]:
         """Return every link, by index.
@@ -112,7 +102,7 @@ class Links(Closing):
         header = HEADER.pack(
             HEADER.size + len(body), GET_LINK, NLM_F_REQUEST | NLM_F_DUMP, self._sequence, 0
         )
-        self._dump.send(header + body)
+        self._dump = sent(self._dump, header + body, _netlink)
         found: list[Link] = []
         consistent = True
         while True:
@@ -142,20 +132,9 @@ class Links(Closing):
 _LITTLE = struct.pack("=H", 1) == b"\1\0"
 
 
-def _netlink(groups: int) -> socket.socket:
-    made = socket.socket(
-        socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE
-    )
-    try:
-        made.bind((0, groups))
-        for option in (socket.SO_RCVBUF, SO_RCVBUFFORCE):
-            try:
-                made.setsockopt(socket.SOL_SOCKET, option, SOCKET_BUFFER_BYTES)
-            except PermissionError:
-                continue
-    except OSError:
-        made.close()
-        raise
+def _netlink() -> socket.socket:
+    made = opened(socket.NETLINK_ROUTE)
+    made.settimeout(RECEIVE_SECONDS)
     return made
 
 

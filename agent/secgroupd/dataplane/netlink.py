@@ -9,7 +9,7 @@ import errno
 import os
 import socket
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from secgroupd.closing import Closing
 
@@ -27,6 +27,11 @@ ATTRIBUTE = struct.Struct("=HH")
 RECEIVE_BYTES = 1 << 18
 SOCKET_BUFFER_BYTES = 1 << 24
 """Room for the kernel to write a large dump without waiting for us."""
+
+SO_RCVBUFFORCE = 33
+"""Not named by Python."""
+
+GONE = frozenset({errno.EBADF, errno.ENOTSOCK})
 
 RECEIVE_SECONDS = 30
 """How long the kernel may be silent before a request counts as failed."""
@@ -67,21 +72,64 @@ def text(payload: memoryview) -> str:
     return bytes(payload).rstrip(b"\0").decode()
 
 
+def opened(protocol: int, groups: int = 0) -> socket.socket:
+    """Return a netlink socket with room for large answers, as far as the process may.
+
+    Raises:
+        OSError: the kernel gives none.
+    """
+    made = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol)
+    try:
+        made.bind((0, groups))
+    except OSError:
+        made.close()
+        raise
+    for option in (socket.SO_RCVBUF, SO_RCVBUFFORCE):
+        try:
+            made.setsockopt(socket.SOL_SOCKET, option, SOCKET_BUFFER_BYTES)
+        except PermissionError:
+            continue
+    return made
+
+
+def let_go(lost: socket.socket, error: OSError) -> None:
+    """Give up a socket that an error has come from."""
+    if error.errno in GONE:
+        # Somebody closed it under us: what has its number by now is another's.
+        lost.detach()
+    else:
+        lost.close()
+
+
+def sent(by: socket.socket, message: bytes, another: Callable[[], socket.socket]) -> socket.socket:
+    """Send a message, by another socket if somebody has closed this one; return which it was.
+
+    Raises:
+        OSError: the kernel did not take it.
+    """
+    try:
+        by.send(message)
+    except OSError as error:
+        if error.errno not in GONE:
+            raise
+        let_go(by, error)
+        by = another()
+        by.send(message)
+    return by
+
+
 class Netlink(Closing):
     """A netfilter netlink socket in the calling thread's network namespace."""
 
     def __init__(self) -> None:
-        self._socket = socket.socket(
-            socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_NETFILTER
-        )
-        self._socket.bind((0, 0))
-        self._socket.settimeout(RECEIVE_SECONDS)
+        self._socket = self._opened()
         self._sequence = 0
-        for option in (socket.SO_RCVBUF, 33):  # 33: SO_RCVBUFFORCE, not named by Python
-            try:
-                self._socket.setsockopt(socket.SOL_SOCKET, option, SOCKET_BUFFER_BYTES)
-            except PermissionError:
-                continue
+
+    @staticmethod
+    def _opened() -> socket.socket:
+        made = opened(NETLINK_NETFILTER)
+        made.settimeout(RECEIVE_SECONDS)
+        return made
 
     def close(self) -> None:
         """Close the socket."""
@@ -92,7 +140,7 @@ class Netlink(Closing):
         self._sequence += 1
         body = GENERAL.pack(family, 0, 0) + payload
         header = HEADER.pack(HEADER.size + len(body), kind, flags, self._sequence, 0)
-        self._socket.send(header + body)
+        self._socket = sent(self._socket, header + body, self._opened)
 
     def dump(self, kind: int, family: int, payload: bytes = b"") -> list[memoryview]:
         """Return the bodies (after the nfgenmsg) of a consistent dump.

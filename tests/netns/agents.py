@@ -1,0 +1,132 @@
+"""The daemon as a process of its own, on a host of its own: its directories, and what one asks of it."""
+
+import http.client
+import json
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from ipaddress import ip_address
+from pathlib import Path
+
+from tests.enforcing import kernel
+
+from secgroupd.cli import main
+from secgroupd.core.model import UDP
+from secgroupd.proving.namespaces import Lab
+from secgroupd.proving.packets import Probe, probe
+
+CLIENT, SERVER = "203.0.113.9", "10.0.0.1"
+PATIENCE = 15.0
+
+OPEN = """
+version: 1
+vpcs: [{id: v}]
+security_groups:
+  - id: g
+    rules:
+      - {id: udp, direction: ingress, protocol: udp, multiport: "PORTS", remote_ip_prefix: 0.0.0.0/0}
+      - {id: out, direction: egress}
+instances:
+  - id: i
+    ports:
+      - {id: p1, IDENTITY, vpc_id: v, private_ips: [10.0.0.1], security_groups: [g]}
+"""
+
+
+def document(ports: str = "1000", identity: str = "interface: tap1") -> str:
+    return OPEN.replace("PORTS", ports).replace("IDENTITY", identity)
+
+
+def await_that(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come true in time"
+        select.select([], [], [], 0.01)
+
+
+class Agent:
+    """A daemon's directories, and the process while it runs."""
+
+    def __init__(self, lab: Lab, directory: Path) -> None:
+        self.lab, self.directory = lab, directory
+        (directory / "state.d").mkdir()
+        self.config = directory / "secgroupd.yaml"
+        self.configure()
+        self.process: subprocess.Popen[bytes] | None = None
+        self.log = directory / "log"
+        self.starts = 0
+
+    def configure(self, **settings: object) -> None:
+        here = str(self.directory)
+        base = {
+            "source": {"directory": f"{here}/state.d"},
+            "state_dir": f"{here}/lib",
+            "run_dir": f"{here}/run",
+            "resync_interval": 2,
+            "adoption_grace": 0,
+        }
+        self.config.write_text(json.dumps(base | settings))
+
+    def give(self, text: str) -> None:
+        fresh = self.directory / "state.d" / ".new"
+        fresh.write_text(text)
+        fresh.rename(self.directory / "state.d" / "cloud.yaml")
+
+    def start(self) -> None:
+        with self.log.open("ab") as log:
+            command = [sys.executable, "-m", "secgroupd.daemon", "--config", str(self.config)]
+            self.process = self.lab.hv.popen(command, stdout=log, stderr=log)
+        self.starts += 1
+        await_that(lambda: self.log.read_text().count(" started ") >= self.starts or self.ended())
+
+    def ended(self) -> bool:
+        return self.process is not None and self.process.poll() is not None
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
+        assert self.process
+        self.process.send_signal(number)
+        code = self.process.wait(PATIENCE)
+        self.process = None
+        return code
+
+    def status(self) -> dict[str, object]:
+        try:
+            found: dict[str, object] = json.loads(
+                (self.directory / "run" / "status.json").read_text()
+            )
+        except (FileNotFoundError, ValueError):
+            return {}
+        return found
+
+    def ask(self, verb: str) -> int:
+        return main(["--config", str(self.config), verb])
+
+    def passes(self, dport: int) -> bool:
+        flow = Probe(
+            source=self.lab.outside_address(CLIENT),
+            source_address=ip_address(CLIENT),
+            destination=self.lab.ports["tap1"].namespace,
+            destination_address=ip_address(SERVER),
+            protocol=UDP,
+            dport=dport,
+        )
+        return probe(flow).delivered
+
+    def scrape(self) -> str:
+        """What the metrics endpoint says, nothing while it is not there."""
+        with self.lab.hv.enter():
+            connection = http.client.HTTPConnection("127.0.0.1", 9760, timeout=5)
+            try:
+                connection.request("GET", "/metrics")
+                return connection.getresponse().read().decode()
+            except OSError:
+                return ""
+            finally:
+                connection.close()
+
+    def generation(self) -> int:
+        with kernel(self.lab) as nft:
+            return nft.generation()

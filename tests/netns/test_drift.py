@@ -1,0 +1,163 @@
+"""Others change the agent's tables, or their own beside it."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+
+import pytest
+from tests.netns.agents import Agent, await_that, document
+
+from secgroupd.core.drift import Change
+from secgroupd.dataplane.events import RulesetEvents
+
+pytestmark = pytest.mark.netns
+
+OTHERS = """
+table inet firewalld {
+	set friends { type ipv4_addr; elements = { 192.0.2.1 } }
+	chain to {
+		type filter hook postrouting priority 150; policy accept
+		accept
+	}
+	chain from {
+		type filter hook prerouting priority -150; policy accept
+		counter accept
+	}
+}
+table ip docker {
+	chain nat {
+		type nat hook postrouting priority srcnat
+		ip saddr 192.0.2.0/24 masquerade
+	}
+}
+"""
+
+HARMS = {
+    "everything flushed": ("flush ruleset", True),
+    "a table deleted": ("delete table inet secgroupd", True),
+    "a chain flushed": ("flush chain inet secgroupd deny_in", False),
+    "a base chain flushed": ("flush chain inet secgroupd to_port", False),
+    "a rule put before": ("insert rule inet secgroupd to_port accept", False),
+    "a rule put behind": ("add rule inet secgroupd deny_out accept", False),
+    "an element added": ('add element inet secgroupd MAP { "tap9" : accept }', False),
+    "an element taken": ('delete element inet secgroupd MAP { "tap1" }', False),
+    "a verdict replaced": (
+        """delete element inet secgroupd MAP { "tap1" }
+        add element inet secgroupd MAP { "tap1" : accept }""",
+        False,
+    ),
+    "a chain of theirs in it": ("add chain inet secgroupd mine", False),
+    "a hook of theirs in it": (
+        "add chain inet secgroupd mine { type filter hook prerouting priority -500; }",
+        False,
+    ),
+}
+
+
+def nft(agent: Agent, text: str) -> str:
+    return agent.lab.hv.run(["nft", "-f", "-"], stdin=f"{text}\n").stdout
+
+
+def listed(agent: Agent, *what: str) -> str:
+    return agent.lab.hv.run(["nft", *what]).stdout
+
+
+def map_of_ports(agent: Agent) -> str:
+    found = json.loads(listed(agent, "-j", "-t", "list", "maps", "inet"))["nftables"]
+    names: list[str] = [each["map"]["name"] for each in found if "map" in each]
+    return next(name for name in names if re.fullmatch(r"ports_to_\d+", name))
+
+
+def count(agent: Agent, metric: str) -> float:
+    lines = [x for x in agent.scrape().splitlines() if x.startswith(f"secgroupd_{metric} ")]
+    return float(lines[0].rpartition(" ")[2]) if lines else -1
+
+
+@pytest.mark.parametrize("harm", HARMS)
+def test_what_somebody_does_to_our_tables_is_undone_counted_and_laid_at_their_door(
+    agent: Agent, harm: str
+) -> None:
+    agent.give(document())
+    agent.start()
+    nft(agent, OTHERS if harm != "everything flushed" else "add table ip theirs")
+    text, large = HARMS[harm]
+    nft(agent, text.replace("MAP", map_of_ports(agent)))
+    await_that(lambda: count(agent, "drift_repairs_total") == 1)
+    assert count(agent, "drift_events_total") >= 1
+    line = next(x for x in agent.log.read_text().splitlines() if "drift-repaired" in x)
+    assert re.search(r" by=nft:\d+$", line)
+    commands = int(line.partition("commands=")[2].split()[0])
+    assert large or commands <= 50
+    assert (agent.passes(1000), agent.passes(1001)) == (True, False)
+    assert agent.status()["healthy"]
+
+
+def test_tables_of_others_stay_byte_for_byte_and_open_nothing(agent: Agent) -> None:
+    nft(agent, OTHERS)
+    theirs = ("inet firewalld", "ip docker")
+
+    def shown() -> list[str]:
+        text = [listed(agent, "-s", "list", "table", *name.split()) for name in theirs]
+        return [re.sub(r"counter packets \d+ bytes \d+", "counter", one) for one in text]
+
+    before = shown()
+    agent.give(document())
+    agent.start()
+    assert (agent.passes(1000), agent.passes(1001)) == (True, False)
+    nft(agent, "delete table inet secgroupd")
+    await_that(lambda: count(agent, "drift_repairs_total") == 1)
+    agent.give(document("1001"))
+    await_that(lambda: agent.passes(1001))
+    agent.stop()
+    assert shown() == before
+
+
+def test_what_others_do_to_their_own_tables_is_heard_and_costs_no_look(agent: Agent) -> None:
+    agent.give(document())
+    agent.start()
+    with agent.lab.hv.enter(), RulesetEvents() as events:
+        nft(agent, "add table ip theirs; add chain ip theirs one")
+        nft(agent, "add table inet theirs")
+        nft(agent, "add chain inet secgroupd mine")
+        heard: list[Change] = []
+
+        def three() -> bool:
+            heard.extend(events.changes())
+            return len(heard) >= 3
+
+        await_that(three)
+    numbers = [change.generation for change in heard]
+    assert numbers[:3] == list(range(numbers[0] or 0, (numbers[0] or 0) + 3))
+    assert [change.ours for change in heard[:3]] == [False, False, True]
+    assert {change.process for change in heard[:3]} == {"nft"} and heard[0].pid != heard[1].pid
+    await_that(lambda: count(agent, "drift_repairs_total") == 1)
+    assert count(agent, "drift_events_total") == 1
+
+
+def test_a_storm_is_weathered(agent: Agent) -> None:
+    agent.give(document())
+    agent.start()
+    script = "for i in $(seq 30); do nft delete table inet secgroupd; sleep 0.1; done 2>/dev/null"
+    storm = agent.lab.hv.popen(["sh", "-c", script], stdout=subprocess.DEVNULL)
+    assert storm.wait(60) is not None
+    await_that(lambda: count(agent, "drift_repairs_total") >= 10)
+    await_that(lambda: agent.passes(1000))
+    assert not agent.passes(1001)
+    assert not agent.ended() and agent.stop(signal.SIGTERM) == 0
+
+
+def test_events_that_were_lost_are_told(agent: Agent) -> None:
+    with agent.lab.hv.enter(), RulesetEvents() as events:
+        with socket.socket(fileno=os.dup(events.fileno())) as same:
+            same.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
+        for at in range(40):
+            nft(agent, f"add table ip theirs{at}")
+        heard = events.changes()
+        nft(agent, "add table ip theirs")
+        heard += events.changes()
+    lost = [at for at, change in enumerate(heard) if change.generation is None]
+    assert lost, "the socket has held them all"
+    assert heard[lost[-1] + 1].ours, "what was lost may have been ours"
