@@ -7,7 +7,7 @@ shown in the status, and tried again.
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from secgroupd.config import Settings
@@ -25,6 +25,9 @@ from secgroupd.rundir import write_status
 from secgroupd.sources import files
 from secgroupd.sweeper import Job, Sweeper
 from secgroupd.traffic import Traffic
+
+PORTS_NAMED = 5
+"""How many of the ports that are held back the error of the status names."""
 
 PROBLEMS_LOGGED = 50
 """How many problems of a refused document are logged; ``secgroupctl check`` shows all."""
@@ -67,6 +70,7 @@ class Guard:
     _enforced: State | None = None
     _last_success: float | None = None
     _repairs: int = 0
+    _held: Mapping[str, str] = field(default_factory=dict)
 
     def begin(self) -> None:
         """Take up what was in force before, until the document has been read."""
@@ -153,15 +157,21 @@ class Guard:
 
     def _failed(self, error: DataplaneError, seconds: float) -> None:
         if str(error) != self.error:
-            log.error("apply-failed error=%s", str(error).replace("\n", " | "))
+            log.error("apply-failed error=%s", _line(str(error)))
         self.error = str(error)
         self.metrics.count_cycle(Result.FAILED, seconds)
         self.tell()
 
     def _succeeded(self, state: State, bound: Bound, outcome: Outcome, seconds: float) -> None:
         news = bool(outcome.plan) or state != self._enforced or self.error is not None
+        news = news or outcome.held != self._held
         waiting = bound.waiting.items() - self._bound.waiting.items()
-        self.error = None
+        self.error = _held_back(outcome)
+        if outcome.held != self._held:
+            for port_id, reason in outcome.held.items():
+                log.error("port-held-back port=%s reason=%s", port_id, _line(reason))
+        self._held = outcome.held
+        bound = replace(bound, waiting={**bound.waiting, **outcome.held})
         self._bound, self._enforced = bound, self.state
         self._last_success = self.now()
         self._repairs += outcome.drift
@@ -230,6 +240,21 @@ class Guard:
                     secure = port.port_security_enabled
                     found[port.id] = PortState.ENFORCED if secure else PortState.UNMANAGED
         return dict(sorted(found.items()))
+
+
+def _held_back(outcome: Outcome) -> str | None:
+    if not outcome.held:
+        return None
+    ports = ", ".join(list(outcome.held)[:PORTS_NAMED])
+    more = len(outcome.held) - PORTS_NAMED
+    return (
+        f"the kernel refuses rules of {len(outcome.held)} ports, which are closed: {ports}"
+        f"{f' and {more} more' if more > 0 else ''}"
+    )
+
+
+def _line(text: str) -> str:
+    return text.replace("\n", " | ")
 
 
 def _repaired(outcome: Outcome) -> str:

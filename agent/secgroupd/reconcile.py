@@ -17,6 +17,7 @@ from secgroupd.core.clearing import Cleared
 from secgroupd.core.compiler import compile_host
 from secgroupd.core.draft import Binding
 from secgroupd.core.drift import Change
+from secgroupd.core.holding import ports_behind
 from secgroupd.core.host import FAMILIES, Bridging, Generations, Host
 from secgroupd.core.model import Clearing, State, Timeout
 from secgroupd.core.names import ADOPTING
@@ -24,7 +25,7 @@ from secgroupd.core.plan import Line, Observed, Plan, combined, diff, removal
 from secgroupd.core.policy import Policy
 from secgroupd.core.ruleset import TABLE, Ruleset, quotable, quoted
 from secgroupd.core.zones import zones
-from secgroupd.errors import DataplaneError, NotConverged, OutcomeUnknown
+from secgroupd.errors import DataplaneError, NotConverged, OutcomeUnknown, TransactionRefused
 
 GENERATION_EPOCH = 1_600_000_000
 """Second (Unix time) from which generations are counted. A generation is never below the seconds
@@ -122,6 +123,8 @@ class Outcome:
     """Whether the kernel had something else than what the cycle before had left."""
     culprits: tuple[Change, ...] = ()
     """Who may have changed it, as far as the kernel has told."""
+    held: Mapping[str, str] = field(default_factory=dict)
+    """Ports that are closed because the kernel refuses what is theirs, and what it says."""
 
 
 @dataclass(slots=True)
@@ -142,6 +145,8 @@ class Reconciler:
     _known_at: int = -1
     _distrusted: bool = False
     _suspects: tuple[Change, ...] = ()
+    _held: Mapping[str, str] = field(default_factory=dict)
+    _held_for: State | None = None
     _bridging: Bridging | None = None
 
     @property
@@ -161,7 +166,8 @@ class Reconciler:
         policy = Policy(state)
         cleared = self._cleared(policy)
         generations = self._generations(bindings, cleared)
-        host = Host(bindings, self.managed, self.timeouts, self.bridging)
+        held = frozenset(self._held)
+        host = Host(bindings, self.managed, self.timeouts, self.bridging, held)
         tables = compile_host(policy, host, generations)
         plan = difference(tables, self._observed())
         if plan:
@@ -191,24 +197,13 @@ class Reconciler:
         """
         generation = self.kernel.generation()
         drift = self._known is not None and generation != self._known_at
+        if self._distrusted or state != self._held_for:
+            self._held, self._held_for = {}, state
         if drift or self._distrusted:
             self._known, self._distrusted = None, False
-        proposal = self.propose(state, bindings)
         before = self.record
-        stamped = proposal.record.generations != before.generations
-        if proposal.plan and (stamped or before.accepted != state):
-            # A generation that may have been stamped is never given again.
-            # Only the number is taken over: what the commit would have made true is made again.
-            number = proposal.record.generations.current
-            generations = replace(before.generations, current=number)
-            intent = replace(before, intended=state, generations=generations)
-            if before.intended is not None and before.intended != state:
-                # Either of two documents may be in force by now: the next cycle trusts neither.
-                intent = replace(intent, accepted=None)
-            self._save(intent)
-        if proposal.plan:
-            self._commit(proposal)
-        else:
+        proposal = self._proposed_and_committed(state, bindings)
+        if not proposal.plan:
             self._known_at = generation
         if proposal.record != self.record:
             self._save(proposal.record)
@@ -222,7 +217,48 @@ class Reconciler:
             proposal.record.generations,
             drifted,
             suspects if drifted else (),
+            dict(self._held),
         )
+
+    def _proposed_and_committed(self, state: State, bindings: Mapping[str, Binding]) -> Proposal:
+        """Commit what is to be done; ports whose lines the kernel refuses are held back for it.
+
+        Not for a first refusal: the kernel may have been other than what was known of it.
+        """
+        refused = False
+        while True:
+            proposal = self.propose(state, bindings)
+            if not proposal.plan:
+                return proposal
+            self._intend(state, proposal)
+            try:
+                self._commit(proposal)
+            except TransactionRefused as error:
+                others = bindings.keys() - self._held
+                to_blame = ports_behind(proposal.policy, others, error.origins)
+                if not to_blame:
+                    raise
+                if not refused:
+                    refused = True
+                    continue
+                self._held = {**self._held, **dict.fromkeys(sorted(to_blame), str(error))}
+            else:
+                return proposal
+
+    def _intend(self, state: State, proposal: Proposal) -> None:
+        """Keep what is about to be committed, where it matters to the next cycle."""
+        before = self.record
+        stamped = proposal.record.generations != before.generations
+        if stamped or before.accepted != state:
+            # A generation that may have been stamped is never given again.
+            # Only the number is taken over: what the commit would have made true is made again.
+            number = proposal.record.generations.current
+            generations = replace(before.generations, current=number)
+            intent = replace(before, intended=state, generations=generations)
+            if before.intended is not None and before.intended != state:
+                # Either of two documents may be in force by now: the next cycle trusts neither.
+                intent = replace(intent, accepted=None)
+            self._save(intent)
 
     def enforces_something(self) -> bool:
         """Tell whether the agent's tables are there, whoever made them: those that close ports.
@@ -354,8 +390,11 @@ class Reconciler:
             # Elements that come and go by themselves are not read back: they are sent again.
             again = self._adoption(proposal.policy, proposal.record.bindings)
             plan = replace(plan, lines=(*plan.lines, *again))
-        rest = "\n".join(line.text for line in plan.lines[:20])
-        raise NotConverged(f"after the commit the kernel differs; still to do:\n{rest}")
+        rest = [line.text for lines in plan.transactions for line in lines]
+        raise NotConverged(
+            "the transaction was committed, and the kernel shows something else: "
+            f"{len(rest)} commands would put it right, first {rest[0][:100]!r}"
+        )
 
     def _read_back(
         self,

@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import os
 import select
 import signal
 import subprocess
@@ -40,8 +41,8 @@ def document(ports: str = "1000", identity: str = "interface: tap1") -> str:
     return OPEN.replace("PORTS", ports).replace("IDENTITY", identity)
 
 
-def await_that(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + PATIENCE
+def await_that(condition: Callable[[], object], patience: float = PATIENCE) -> None:
+    deadline = time.monotonic() + patience
     while not condition():
         assert time.monotonic() < deadline, "it did not come true in time"
         select.select([], [], [], 0.01)
@@ -58,6 +59,7 @@ class Agent:
         self.process: subprocess.Popen[bytes] | None = None
         self.log = directory / "log"
         self.starts = 0
+        self.environment: dict[str, str] = {}
 
     def configure(self, **settings: object) -> None:
         here = str(self.directory)
@@ -78,7 +80,8 @@ class Agent:
     def start(self) -> None:
         with self.log.open("ab") as log:
             command = [sys.executable, "-m", "secgroupd.daemon", "--config", str(self.config)]
-            self.process = self.lab.hv.popen(command, stdout=log, stderr=log)
+            environment = {**os.environ, **self.environment}
+            self.process = self.lab.hv.popen(command, stdout=log, stderr=log, env=environment)
         self.starts += 1
         await_that(lambda: self.log.read_text().count(" started ") >= self.starts or self.ended())
 

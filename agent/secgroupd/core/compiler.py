@@ -88,7 +88,7 @@ def _local(policy: Policy, host: Host, family: str) -> list[LocalPort]:
     """Return the ports that a family's table judges, in order."""
     return [
         (policy.ports[port_id], host.bindings[port_id])
-        for port_id in sorted(host.bindings)
+        for port_id in sorted(host.bindings.keys() - host.held)
         if (host.bindings[port_id].bridge is not None) == (family == "bridge")
     ]
 

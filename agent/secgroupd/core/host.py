@@ -54,3 +54,5 @@ class Host:
     timeouts: Mapping[Timeout, int] = field(default_factory=dict)
     """Seconds; what is not named keeps the kernel's own, as do connections of no port."""
     bridging: Bridging = Bridging.FULL
+    held: frozenset[str] = frozenset()
+    """Ports that are closed whatever their rules say, because the kernel refuses theirs."""

@@ -24,7 +24,12 @@ from secgroupd.dataplane.nft_worker import LENGTH
 from secgroupd.errors import DataplaneError, OutcomeUnknown, TransactionRefused
 
 COMMIT_SECONDS = 120.0
-"""How long a transaction may take before its outcome counts as unknown."""
+"""How long the largest transaction may take before its outcome counts as unknown."""
+
+SHORT_SECONDS, BYTES_A_SECOND = 15.0, 100_000
+"""How long the smallest may take, and how much longer one of so many bytes."""
+
+LARGEST_ANSWER = 1 << 24
 
 LARGE_TRANSACTION = 1 << 20
 """Bytes of text from which the writer is replaced afterwards, since libnftables keeps its memory."""
@@ -124,8 +129,12 @@ class Nft(Closing):
             f"add rule bridge {PROBE} probe ct state established ct zone set 1",
             f"add rule bridge {PROBE} probe goto nowhere",
         )
-        answer = self._ask("".join(f"{command}\n" for command in commands).encode())
-        refused = {int(match[1]) for match in ERROR_LINE.finditer(str(answer["error"]))}
+        _, error = self._ask("".join(f"{command}\n" for command in commands).encode())
+        refused = {int(match[1]) for match in ERROR_LINE.finditer(error)}
+        if len(commands) not in refused:
+            raise OutcomeUnknown(
+                f"the nft writer cannot tell what the kernel can do: {error[:200]}"
+            )
         if refused & {1, 2}:
             return Bridging.NONE
         return Bridging.CLOSED if 3 in refused else Bridging.FULL
@@ -158,11 +167,11 @@ class Nft(Closing):
         """
         for lines in plan.transactions:
             text = "".join(f"{line.text}\n" for line in lines).encode()
-            answer = self._ask(text)
+            code, error = self._ask(text)
             if len(text) > LARGE_TRANSACTION:
                 self._stop()
-            if answer["code"] != 0:
-                raise _refusal(lines, str(answer["error"]))
+            if code != 0:
+                raise _refusal(lines, error)
 
     def remove(self) -> Sequence[str]:
         """Remove the agent's tables, in one transaction; return the families that had one.
@@ -175,7 +184,8 @@ class Nft(Closing):
             self.commit(combined(removal(family) for family in there))
         return there
 
-    def _ask(self, text: bytes) -> dict[str, object]:
+    def _ask(self, text: bytes) -> tuple[int, str]:
+        """Have the writer run a transaction; return its exit code, and what it says of errors."""
         if self._worker is None or self._worker.poll() is not None:
             self._start()
         worker = self._worker
@@ -183,26 +193,26 @@ class Nft(Closing):
         try:
             worker.stdin.write(LENGTH.pack(len(text)) + text)
             worker.stdin.flush()
-            head = self._read(worker, LENGTH.size)
-            answer = self._read(worker, LENGTH.unpack(head)[0])
-        except (OSError, EOFError, TimeoutError) as error:
+            seconds = min(COMMIT_SECONDS, SHORT_SECONDS + len(text) / BYTES_A_SECOND)
+            deadline = time.monotonic() + seconds
+            (length,) = LENGTH.unpack(self._read(worker, LENGTH.size, deadline))
+            return _answer(self._read(worker, min(length, LARGEST_ANSWER), deadline))
+        except (OSError, EOFError, TimeoutError, ValueError) as error:
             self._stop()
             code = worker.returncode
             raise OutcomeUnknown(f"the nft writer gave no answer ({error}; exit {code})") from error
-        found: dict[str, object] = json.loads(answer)
-        return found
 
     @staticmethod
-    def _read(worker: subprocess.Popen[bytes], count: int) -> bytes:
+    def _read(worker: subprocess.Popen[bytes], count: int, deadline: float) -> bytes:
+        """Return so many bytes of what the writer says, until a time of the monotonic clock."""
         assert worker.stdout
-        deadline = time.monotonic() + COMMIT_SECONDS
         parts = b""
         while len(parts) < count:
             ready, _, _ = select.select(
                 [worker.stdout], [], [], max(0.0, deadline - time.monotonic())
             )
             if not ready:
-                raise TimeoutError(f"silent for {COMMIT_SECONDS:.0f} s")
+                raise TimeoutError("it was silent for too long")
             part = os.read(worker.stdout.fileno(), count - len(parts))
             if not part:
                 raise EOFError("it closed its output")
@@ -241,6 +251,19 @@ class Nft(Closing):
         except subprocess.TimeoutExpired:
             worker.kill()
             worker.wait()
+
+
+def _answer(text: bytes) -> tuple[int, str]:
+    """Return code and error of a writer's answer.
+
+    Raises:
+        ValueError: it is none.
+    """
+    try:
+        found = json.loads(text)
+        return int(found["code"]), str(found["error"])
+    except (KeyError, TypeError, RecursionError) as error:
+        raise ValueError("it talks nonsense") from error
 
 
 def _refusal(lines: Sequence[Line], error: str) -> TransactionRefused:

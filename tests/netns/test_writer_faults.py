@@ -1,0 +1,186 @@
+"""The process that holds libnftables fails, hangs, dies and lies; the kernel refuses one object."""
+
+import os
+import re
+from ipaddress import ip_address
+from pathlib import Path
+
+import pytest
+from tests.netns.agents import CLIENT, PATIENCE, SERVER, Agent, await_that, document
+
+from secgroupd.core.model import UDP
+from secgroupd.dataplane.nft import SHORT_SECONDS
+from secgroupd.proving.packets import Probe, probe
+
+pytestmark = pytest.mark.netns
+
+FAULTS = Path(__file__).parent.parent / "faults"
+
+TWO = """
+version: 1
+vpcs: [{id: v}]
+security_groups:
+  - id: g
+    rules:
+      - {id: udp, direction: ingress, protocol: udp, multiport: "PORTS", remote_ip_prefix: 0.0.0.0/0}
+  - id: odd
+    rules:
+      - {id: own, direction: ingress, protocol: udp, multiport: "1000", remote_ip_prefix: 203.0.113.0/28}
+instances:
+  - id: i
+    ports:
+      - {id: p1, interface: tap1, vpc_id: v, private_ips: [10.0.0.1], security_groups: [g]}
+      - {id: p2, interface: eth-odd, vpc_id: v, private_ips: [10.0.0.2], security_groups: [odd]}
+"""
+
+
+class Broken:
+    """An agent whose writer has faults."""
+
+    def __init__(self, agent: Agent) -> None:
+        self.agent = agent
+        self.file = agent.directory / "fault"
+        path = os.pathsep.join(filter(None, (str(FAULTS), os.environ.get("PYTHONPATH", ""))))
+        agent.environment = {"SECGROUPD_FAULT": str(self.file), "PYTHONPATH": path}
+        agent.configure(resync_interval=3600)
+
+    def by(self, fault: str) -> None:
+        fresh = self.file.with_suffix(".new")
+        fresh.write_text(fault)
+        fresh.rename(self.file)
+
+    def heal(self) -> None:
+        self.file.unlink()
+
+    def log(self) -> str:
+        return self.agent.log.read_text()
+
+    def states(self) -> dict[str, str]:
+        ports = self.agent.status().get("ports", {})
+        assert isinstance(ports, dict)
+        return {port_id: each["state"] for port_id, each in ports.items()}
+
+
+@pytest.fixture
+def broken(agent: Agent) -> Broken:
+    return Broken(agent)
+
+
+def reaches(agent: Agent, interface: str, address: str, dport: int = 1000) -> bool:
+    flow = Probe(
+        source=agent.lab.outside_address(CLIENT),
+        source_address=ip_address(CLIENT),
+        destination=agent.lab.ports[interface].namespace,
+        destination_address=ip_address(address),
+        protocol=UDP,
+        dport=dport,
+    )
+    return probe(flow).delivered
+
+
+@pytest.mark.parametrize("count", [1, 2, 6])
+@pytest.mark.parametrize("kind", ["fail", "die", "late", "error", "lie"])
+def test_whatever_becomes_of_the_writer_the_table_ends_up_right(
+    broken: Broken, kind: str, count: int
+) -> None:
+    agent = broken.agent
+    agent.give(document())
+    agent.start()
+    broken.by(f"{kind} {count}")
+    agent.give(document("1001"))
+    await_that(lambda: agent.passes(1001))
+    assert not agent.passes(1000)
+    await_that(lambda: agent.status().get("healthy"))
+    before = agent.generation()
+    agent.give(document("1001") + "\n")
+    await_that(lambda: agent.status().get("healthy"))
+    assert agent.generation() == before, "nothing is written again that is there already"
+
+
+@pytest.mark.parametrize("kind", ["fail", "die", "lie"])
+def test_while_the_writer_does_nothing_the_rules_stay_and_the_status_says_so(
+    broken: Broken, kind: str
+) -> None:
+    agent = broken.agent
+    agent.give(document())
+    agent.start()
+    broken.by(f"{kind} 1000000")
+    agent.give(document("1001"))
+    await_that(lambda: agent.status().get("error"))
+    assert agent.ask("status") == 3
+    assert (agent.passes(1000), agent.passes(1001)) == (True, False)
+    tries = broken.log().count("apply-failed")
+    assert tries == 1, "one line for one trouble, however often it is tried"
+    broken.heal()
+    await_that(lambda: agent.passes(1001))
+    assert not agent.passes(1000) and agent.ask("status") == 0
+
+
+@pytest.mark.parametrize("kind", ["die", "fail", "lie"])
+def test_a_writer_that_fails_from_the_start_leaves_what_an_earlier_agent_has_left(
+    broken: Broken, kind: str
+) -> None:
+    agent = broken.agent
+    agent.give(document())
+    agent.start()
+    agent.stop()
+    agent.give(document("1001"))
+    broken.by(f"{kind} 1000000")
+    agent.start()
+    assert (agent.passes(1000), agent.passes(1001)) == (True, False)
+    assert not agent.ended()
+    broken.heal()
+    await_that(lambda: agent.passes(1001))
+
+
+@pytest.mark.parametrize("kind", ["garbage", "hang"])
+def test_a_writer_that_is_silent_or_talks_nonsense_is_replaced(broken: Broken, kind: str) -> None:
+    agent = broken.agent
+    agent.give(document())
+    agent.start()
+    broken.by(f"{kind} 1")
+    agent.give(document("1001"))
+    await_that(lambda: agent.passes(1001), SHORT_SECONDS + PATIENCE)
+    assert not agent.passes(1000)
+    await_that(lambda: agent.status().get("healthy"))
+    assert not agent.ended()
+
+
+def test_what_the_kernel_refuses_of_one_port_closes_that_port_alone(broken: Broken) -> None:
+    agent = broken.agent
+    agent.lab.add_port(interface="eth-odd", addresses=["10.0.0.2"], mac="fa:16:3e:00:00:02")
+    agent.give(TWO.replace("PORTS", "1000"))
+    agent.start()
+    await_that(lambda: reaches(agent, "eth-odd", "10.0.0.2"))
+    broken.by("refuse 203.0.113.0/28")
+    agent.lab.hv.run(["nft", "flush", "ruleset"])
+    await_that(lambda: broken.states() == {"p1": "enforced", "p2": "waiting"})
+    assert not reaches(agent, "eth-odd", "10.0.0.2"), "though no pattern manages its interface"
+    assert reaches(agent, "tap1", SERVER)
+    agent.give(TWO.replace("PORTS", "1001"))
+    await_that(lambda: reaches(agent, "tap1", SERVER, 1001))
+    assert not reaches(agent, "tap1", SERVER) and not reaches(agent, "eth-odd", "10.0.0.2")
+    status = agent.status()
+    assert agent.ask("status") == 3 and "p2" in str(status["error"])
+    ports = status["ports"]
+    assert isinstance(ports, dict) and "No way" in ports["p2"]["reason"]
+    assert len(re.findall(r"port-held-back port=p2", broken.log())) >= 1
+    broken.heal()
+    agent.give(TWO.replace("PORTS", "1002"))
+    await_that(lambda: reaches(agent, "eth-odd", "10.0.0.2"))
+    assert reaches(agent, "tap1", SERVER, 1002) and agent.ask("status") == 0
+
+
+def test_what_the_kernel_refuses_of_everybody_changes_nothing(broken: Broken) -> None:
+    agent = broken.agent
+    agent.give(document())
+    agent.start()
+    before = agent.generation()
+    broken.by("refuse secgroupd ok_in")
+    agent.give(document("1001"))
+    await_that(lambda: agent.status().get("error"))
+    assert agent.generation() - before <= 1, "nothing but chains that nobody is led to"
+    assert (agent.passes(1000), agent.passes(1001)) == (True, False)
+    assert broken.states() == {"p1": "enforced"}
+    broken.heal()
+    await_that(lambda: agent.passes(1001))
