@@ -58,7 +58,6 @@ class Agent:
         self.configure()
         self.process: subprocess.Popen[bytes] | None = None
         self.log = directory / "log"
-        self.starts = 0
         self.environment: dict[str, str] = {}
 
     def configure(self, **settings: object) -> None:
@@ -78,12 +77,16 @@ class Agent:
         fresh.rename(self.directory / "state.d" / "cloud.yaml")
 
     def start(self) -> None:
+        """Start it, and wait until it says so."""
+        before = self.log.read_text().count(" started ") if self.log.exists() else 0
+        self.launch()
+        await_that(lambda: self.log.read_text().count(" started ") > before or self.ended())
+
+    def launch(self) -> None:
         with self.log.open("ab") as log:
             command = [sys.executable, "-m", "secgroupd.daemon", "--config", str(self.config)]
             environment = {**os.environ, **self.environment}
             self.process = self.lab.hv.popen(command, stdout=log, stderr=log, env=environment)
-        self.starts += 1
-        await_that(lambda: self.log.read_text().count(" started ") >= self.starts or self.ended())
 
     def ended(self) -> bool:
         return self.process is not None and self.process.poll() is not None

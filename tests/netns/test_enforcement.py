@@ -1,17 +1,14 @@
 """The table in the kernel: literal names, closed interfaces, refusals, and no gap while it changes."""
 
-import os
 import re
 import socket
-import struct
-import threading
-from contextlib import suppress
 from dataclasses import replace
 from ipaddress import ip_address
 
 import pytest
 from tests.builders import both, group, port, rule, state
 from tests.enforcing import bindings, enforce, enforcer, kernel
+from tests.netns.streams import Stream, may_be_missed
 from tests.tables import family
 
 from secgroupd.core.host import FAMILIES
@@ -315,73 +312,6 @@ def test_a_port_whose_chains_have_no_rules_is_closed_both_ways() -> None:
         assert not any(one.delivered for one in run_probes(asked))
 
 
-class Stream:
-    """Numbered datagrams of their own connections, as fast as they go, while something happens."""
-
-    def __init__(self, lab: Lab, source: str, destination: str, dport: int) -> None:
-        flow = _flow(lab, source, destination, UDP, dport)
-        self._receiver = flow.destination.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        self._receiver.bind((destination, dport))
-        self._source, self._target = flow.source, (destination, dport)
-        self._address = source
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._send)
-        self.sent = 0
-        self._got: set[int] = set()
-
-    def _send(self) -> None:
-        # New source ports all the time: every few packets are a new connection.
-        while not self._stop.is_set():
-            with self._source.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
-                sender.bind((self._address, 0))
-                for _ in range(5):
-                    sender.sendto(struct.pack(">I", self.sent), self._target)
-                    self.sent += 1
-            self._drain()
-            self._stop.wait(0.001)
-
-    def _drain(self) -> None:
-        # Along with the sending: no receive buffer holds what a slow machine sends meanwhile.
-        with suppress(BlockingIOError, TimeoutError):
-            while datagram := self._receiver.recv(64):
-                self._got.update(struct.unpack(">I", datagram))
-
-    def __enter__(self) -> "Stream":
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-        self._receiver.close()
-
-    def received(self) -> set[int]:
-        """End the sending; return the numbers of what has arrived."""
-        self._stop.set()
-        self._thread.join()
-        self._receiver.settimeout(0.3)
-        self._drain()
-        return self._got
-
-    def lost(self) -> list[int]:
-        """End the sending; return the numbers of what has not arrived."""
-        return sorted(set(range(self.sent)) - self.received())
-
-
-def _may_be_missed() -> int:
-    """Return how many packets of the stream below this kernel may lose, which is none if it is sound.
-
-    A look-up that began in the old generation may find the old element of a key unlinked already,
-    and the new one not valid yet. Linux b2f742c846ca looks again; the first releases with it
-    are 6.12.48, 6.16.8 and 6.17. It takes a commit within a look-up, hence the few.
-    """
-    found = re.match(r"(\d+)\.(\d+)(?:\.(\d+))?", os.uname().release)
-    assert found
-    version = tuple(int(part or 0) for part in found.groups())
-    sound = version >= (6, 16, 8) or (6, 12, 48) <= version < (6, 13)
-    return 0 if sound else 3
-
-
 def test_no_packet_leaks_or_is_lost_while_the_table_is_swapped() -> None:
     """Both documents allow UDP 1000 and deny UDP 1001; everything else about them differs."""
     filler = [rule("ingress", TCP, str(2000 + at), f"10.9.{at}.0/24") for at in range(100)]
@@ -400,8 +330,8 @@ def test_no_packet_leaks_or_is_lost_while_the_table_is_swapped() -> None:
         _build(lab, one)
         with enforcer(lab) as reconciler:
             reconciler.apply(one, bindings(lab, one))
-            allowed = Stream(lab, "203.0.113.9", "10.0.0.1", 1000)
-            denied = Stream(lab, "203.0.113.9", "10.0.0.1", 1001)
+            allowed = Stream(lab, "203.0.113.9", "tap1", "10.0.0.1", 1000)
+            denied = Stream(lab, "203.0.113.9", "tap1", "10.0.0.1", 1001)
             with allowed, denied:
                 for turn in range(60):
                     made = other if turn % 2 == 0 else one
@@ -416,7 +346,7 @@ def test_no_packet_leaks_or_is_lost_while_the_table_is_swapped() -> None:
                         reconciler.kernel.commit(plan)
                     assert reconciler.apply(made, bindings(lab, made)).policy
                 lost = allowed.lost()
-                assert len(lost) <= _may_be_missed(), f"of {allowed.sent}: {lost}"
+                assert len(lost) <= may_be_missed(), f"of {allowed.sent}: {lost}"
                 assert not denied.received()
                 assert allowed.sent > 500 and denied.sent > 500
 
