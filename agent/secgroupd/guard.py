@@ -80,7 +80,7 @@ class Guard:
 
     def read(self, *, anew: bool = False) -> None:
         """Read the document, if it has changed (or ``anew``: in any case)."""
-        reading = files.read(self.settings.source_directory)
+        reading = files.read(self.settings.source_directory, wary=True)
         if reading.digest == self._digest and not anew:
             return
         self._digest = reading.digest

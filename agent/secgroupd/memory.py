@@ -7,6 +7,7 @@ goes on with an empty record.
 
 import json
 import os
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -17,7 +18,7 @@ from secgroupd.core.draft import Binding
 from secgroupd.core.host import Generations
 from secgroupd.core.model import State
 from secgroupd.errors import StoreError
-from secgroupd.ownership import hand_over
+from secgroupd.ownership import Distrust, check_mode, check_owner, hand_over
 from secgroupd.reconcile import Memory, Record
 
 FILE = "accepted.json"
@@ -55,15 +56,28 @@ class FileMemory:
         """Return the record; an empty one when there is none, or none that can be read."""
         self.trouble = None
         try:
-            content = self._path.read_bytes()
+            content = self._content()
         except FileNotFoundError:
             return Record()
+        except Distrust as error:
+            return self._refuse(str(error))
         except OSError as error:
             return self._refuse(f"it cannot be read: {error.strerror}")
         try:
             return self._decoded(content)
         except ValueError as error:
             return self._refuse(str(error))
+
+    def _content(self) -> bytes:
+        # A link would be followed with more rights than whoever made it has.
+        flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+        with open(os.open(self._path, flags), "rb") as file:  # noqa: PTH123
+            found = os.fstat(file.fileno())
+            if not stat.S_ISREG(found.st_mode):
+                raise Distrust("it is not a regular file")
+            check_owner(found, self._directory.stat().st_uid)
+            check_mode(found)
+            return file.read()
 
     def save(self, record: Record) -> None:
         """Keep a record: it is on the disk when this returns, or the one before still is.

@@ -1,8 +1,9 @@
 """The record on disk: kept whole, or not trusted at all."""
 
 import json
+import os
 import resource
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from hashlib import blake2b
 from pathlib import Path
@@ -196,3 +197,35 @@ def test_a_file_that_nests_without_end_is_set_aside(tmp_path: Path) -> None:
     memory = FileMemory(tmp_path)
     assert memory.load() == Record()
     assert memory.trouble
+
+
+def _linked(path: Path) -> None:
+    path.rename(path.with_name("kept"))
+    path.symlink_to(path.with_name("kept"))
+
+
+def _piped(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [lambda path: os.chown(path, 4711, 0), lambda path: path.chmod(0o646), _linked, _piped],
+    ids=["another's", "writable for all", "a link", "a pipe"],
+)
+def test_a_record_that_anybody_else_can_have_written_is_set_aside(
+    tmp_path: Path, harm: Callable[[Path], object]
+) -> None:
+    FileMemory(tmp_path).save(RECORD)
+    harm(path_in(tmp_path))
+    memory = FileMemory(tmp_path)
+    assert memory.load() == Record() and memory.trouble is not None
+    assert "set aside" in memory.trouble and not os.path.lexists(path_in(tmp_path))
+
+
+def test_a_record_of_the_owner_of_its_directory_is_believed(tmp_path: Path) -> None:
+    os.chown(tmp_path, 4711, 0)
+    FileMemory(tmp_path).save(RECORD)
+    assert path_in(tmp_path).stat().st_uid == 4711
+    assert FileMemory(tmp_path).load() == RECORD

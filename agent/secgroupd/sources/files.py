@@ -14,6 +14,7 @@ from pathlib import Path
 from secgroupd.closing import Closing
 from secgroupd.core.document import MAX_BYTES, Source
 from secgroupd.errors import DataplaneError, Problem
+from secgroupd.ownership import Distrust, check_mode, check_owner
 
 SUFFIXES = (".yaml", ".yml", ".json")
 READING_TRIES = 5
@@ -36,19 +37,21 @@ class _Unsteady(Exception):
     """Something changed while it was read."""
 
 
-def read(path: Path) -> Reading:
+def read(path: Path, *, wary: bool = False) -> Reading:
     """Read a state document's files.
 
     Args:
         path: a file, or a directory of which the files named ``*.yaml``, ``*.yml`` and ``*.json``
             count, but none that begins with a full stop or ``#``.
+        wary: whether files, links and directories count only if nobody but root and the user of
+            this process can have written them.
 
     Returns:
         The files sorted by name. What cannot be read is a problem; nothing is raised.
     """
     for last in (False,) * (READING_TRIES - 1) + (True,):
         try:
-            sources, problems = _read(path, last=last)
+            sources, problems = _read(path, last=last, wary=wary)
         except _Unsteady:
             continue
         return Reading(tuple(sources), tuple(problems), _digest(sources, problems))
@@ -66,16 +69,22 @@ def _digest(sources: list[Source], problems: list[Problem]) -> bytes:
     return total.digest()
 
 
-def _read(path: Path, *, last: bool) -> tuple[list[Source], list[Problem]]:
+def _read(path: Path, *, last: bool, wary: bool) -> tuple[list[Source], list[Problem]]:
     sources: list[Source] = []
     problems: list[Problem] = []
     try:
         paths = _files(path)
+        if wary:
+            _check(path if path.is_dir() else path.parent)
     except OSError as error:
         return sources, [_problem(path, error)]
+    except Distrust as error:
+        return sources, [_distrusted(path, error)]
     for each in paths:
         try:
-            sources.append(Source(str(each), _content(each, last=last)))
+            sources.append(Source(str(each), _content(each, last=last, wary=wary)))
+        except Distrust as error:
+            problems.append(_distrusted(each, error))
         except FileNotFoundError as error:
             if not last:
                 raise _Unsteady from error
@@ -96,18 +105,36 @@ def _files(path: Path) -> list[Path]:
     return [path / name for name in names]
 
 
-def _content(path: Path, *, last: bool) -> bytes:
+def _check(directory: Path) -> None:
+    found = directory.stat()
+    check_owner(found)
+    # With the sticky bit others can add files, which are theirs, but not replace ours.
+    if not found.st_mode & stat.S_ISVTX:
+        check_mode(found)
+
+
+def _content(path: Path, *, last: bool, wary: bool) -> bytes:
+    if wary:
+        check_owner(os.lstat(path))
     # Without O_NONBLOCK, opening a named pipe would wait for its writer for ever.
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     with open(descriptor, "rb") as file:  # noqa: PTH123
         before = os.fstat(descriptor)
         if not stat.S_ISREG(before.st_mode):
             raise OSError(errno.EINVAL, "not a regular file")
+        if wary:
+            check_owner(before)
+            check_mode(before)
         content = file.read(MAX_BYTES + 1)
         after = os.fstat(descriptor)
     if not last and (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
         raise _Unsteady
     return content
+
+
+def _distrusted(path: Path, error: Distrust) -> Problem:
+    name = os.fsencode(path).decode(errors="backslashreplace")
+    return Problem(name, 1, 1, "untrusted", str(error))
 
 
 def _problem(path: Path, error: OSError) -> Problem:

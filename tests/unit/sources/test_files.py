@@ -2,7 +2,7 @@
 
 import os
 import select
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -188,3 +188,58 @@ def test_more_events_than_the_kernel_keeps_are_a_change(directory: Path, watcher
     assert silent(watcher)
     (directory / "a.yaml").write_text("a")
     assert sees(watcher)
+
+
+STRANGER = 4711
+
+
+def _foreign_file(directory: Path) -> None:
+    os.chown(directory / "a.yaml", STRANGER, 0)
+
+
+def _foreign_directory(directory: Path) -> None:
+    os.chown(directory, STRANGER, 0)
+
+
+def _foreign_link(directory: Path) -> None:
+    (directory / "a.yaml").rename(directory / "kept")
+    (directory / "a.yaml").symlink_to("kept")
+    os.chown(directory / "a.yaml", STRANGER, 0, follow_symlinks=False)
+
+
+def _link_to_foreign(directory: Path) -> None:
+    _foreign_file(directory)
+    (directory / "a.yaml").rename(directory / "kept")
+    (directory / "a.yaml").symlink_to("kept")
+
+
+@pytest.mark.parametrize(
+    ("harm", "reason"),
+    [
+        (_foreign_file, "it belongs to user 4711"),
+        (_foreign_directory, "it belongs to user 4711"),
+        (_foreign_link, "it belongs to user 4711"),
+        (_link_to_foreign, "it belongs to user 4711"),
+        (lambda directory: (directory / "a.yaml").chmod(0o646), "everybody can write it"),
+        (lambda directory: directory.chmod(0o777), "everybody can write it"),
+    ],
+)
+def test_the_wary_believe_only_what_nobody_else_can_have_written(
+    tmp_path: Path, harm: Callable[[Path], None], reason: str
+) -> None:
+    (tmp_path / "a.yaml").write_text("version: 1\n")
+    assert not read(tmp_path, wary=True).problems
+    harm(tmp_path)
+    (problem,) = read(tmp_path, wary=True).problems
+    assert problem.code == "untrusted" and reason in str(problem)
+    assert not read(tmp_path, wary=True).sources and not read(tmp_path).problems
+
+
+def test_the_wary_believe_links_of_their_own_and_directories_that_everybody_may_add_to(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "kept").write_text("version: 1\n")
+    (tmp_path / "a.yaml").symlink_to("kept")
+    tmp_path.chmod(0o1777)
+    found = read(tmp_path, wary=True)
+    assert len(found.sources) == 1 and not found.problems
