@@ -110,7 +110,7 @@ class _Binder:
             return self._named(port.interface)
         links = self._candidates(port)
         if len(links) == 1:
-            return self._on(links[0])
+            return self._on(links[0], links[0].index)
         if links:
             names = ", ".join(link.name for link in links)
             return None, f"more than one interface fits: {names}"
@@ -122,14 +122,13 @@ class _Binder:
     def _named(self, interface: str) -> tuple[Binding | None, str | None]:
         link = self._by_name.get(interface)
         if link is not None:
-            return self._on(link)
+            return self._on(link, None if quotable(interface) else link.index)
         reason = f"there is no interface {interface}"
         # A name that no rule can say is matched by index, which only a link that is there has.
         return (Binding(interface) if quotable(interface) else None), reason
 
-    def _on(self, link: Link) -> tuple[Binding, str | None]:
+    def _on(self, link: Link, index: int | None) -> tuple[Binding, str | None]:
         """Return the binding to a link, and why it does not do, if so."""
-        index = None if quotable(link.name) else link.index
         if link.member_of in ROUTED:
             return Binding(link.name, index), None
         master = self._names.get(link.master or 0, f"link {link.master}")

@@ -30,7 +30,9 @@ ROOM = 1000
 class Binding:
     """The interface that carries a port here.
 
-    ``index`` is known only where the name cannot be said in nft text. ``bridge`` is the Linux bridge
+    ``index`` is there where the port is found by it rather than by the name: because nft text cannot
+    say the name, or because the port was found by its link's alias or MAC. A link that is renamed
+    keeps its index, so that nobody who gets the name gets the rules. ``bridge`` is the Linux bridge
     that the interface is a port of, None where the host routes to it.
     """
 
@@ -93,12 +95,12 @@ class Draft:
         by_name = {
             interface_key(binding.interface): verdict
             for binding, verdict in verdicts.items()
-            if quotable(binding.interface)
+            if binding.index is None and quotable(binding.interface)
         }
         by_index = {
             index_key(binding.index): verdict
             for binding, verdict in verdicts.items()
-            if not quotable(binding.interface) and binding.index is not None
+            if binding.index is not None
         }
         named = self._sized(purpose, Key.INTERFACE, by_name, data=Data.VERDICT)
         if not by_index:

@@ -48,13 +48,15 @@ def test_a_name_that_cannot_be_quoted_is_bound_by_index_once_it_is_there(name: s
     [Link("t", 3, alias="p"), Link("t", 3, mac=MAC), Link("t", 3, mac=TAP_MAC)],
     ids=["alias", "mac", "libvirt"],
 )
-def test_a_port_without_a_name_is_found(link: Link) -> None:
-    assert bound([roaming("p", MAC)], Link("lo", 1), link) == Bound({"p": Binding("t")}, {})
+def test_a_port_without_a_name_is_found_and_bound_to_that_link_whatever_its_name(
+    link: Link,
+) -> None:
+    assert bound([roaming("p", MAC)], Link("lo", 1), link) == Bound({"p": Binding("t", 3)}, {})
 
 
 def test_an_alias_is_stronger_than_a_mac() -> None:
     found = bound([roaming("p", MAC)], Link("a", 2, alias="p"), Link("m", 3, mac=MAC))
-    assert found == Bound({"p": Binding("a")}, {})
+    assert found == Bound({"p": Binding("a", 2)}, {})
 
 
 @pytest.mark.parametrize(
@@ -119,7 +121,8 @@ def test_a_link_on_a_bridge_is_bound_with_its_bridge_however_it_is_found(
     one: Port, link: Link
 ) -> None:
     found = bound([one], BRIDGE, link)
-    assert found == Bound({"p": Binding(link.name, None, "br0")}, {})
+    index = None if one.interface else link.index
+    assert found == Bound({"p": Binding(link.name, index, "br0")}, {})
 
 
 def test_a_bridge_that_is_not_in_the_list_is_called_by_its_index() -> None:
