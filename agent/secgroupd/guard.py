@@ -71,6 +71,7 @@ class Guard:
     _last_success: float | None = None
     _repairs: int = 0
     _held: Mapping[str, str] = field(default_factory=dict)
+    _memory_trouble: str | None = None
 
     def begin(self) -> None:
         """Take up what was in force before, until the document has been read."""
@@ -194,8 +195,13 @@ class Guard:
             )
         for port_id, reason in sorted(waiting):
             log.info("port-waiting port=%s reason=%s", port_id, reason)
-        if self.memory.trouble:
-            log.warning("record-not-kept error=%s", self.memory.trouble)
+        if self.memory.trouble != self._memory_trouble:
+            self._memory_trouble = self.memory.trouble
+            news = True
+            if self.memory.trouble:
+                log.warning("record-not-kept error=%s", self.memory.trouble)
+            else:
+                log.info("record-kept")
         if news or waiting:
             self.tell()
 

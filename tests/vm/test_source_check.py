@@ -61,6 +61,10 @@ def learn(lab: Lab, whether: str) -> None:
     lab.hv.run(["bridge", "link", "set", "dev", "tap-a", "learning", whether])
 
 
+COUNTING = {"spoofs": "spoofed", "denied_from": "deny_out", "denied_to": "deny_in"}
+"""Sets that count by port what a chain drops, with the chain."""
+
+
 def counted(lab: Lab) -> Mapping[str, int]:
     """Packets by the chain that dropped them; for the source check, those of the sender's port."""
     listing = json.loads(lab.hv.run(["nft", "-j", "list", "table", "bridge", "secgroupd"]).stdout)
@@ -72,9 +76,9 @@ def counted(lab: Lab) -> Mapping[str, int]:
                 if isinstance(part, dict) and isinstance(part.get("counter"), dict):
                     packets = part["counter"]["packets"]
                     found[rule["chain"]] = found.get(rule["chain"], 0) + packets
-        if (one := item.get("set")) and one["name"].startswith("spoofs_"):
+        if (one := item.get("set")) and (chain := COUNTING.get(one["name"].rpartition("_")[0])):
             elements = {e["elem"]["val"]: e["elem"]["counter"]["packets"] for e in one["elem"]}
-            found["spoofed"] = found.get("spoofed", 0) + elements["tap-a"]
+            found[chain] = found.get(chain, 0) + elements["tap-a"]
     return found
 
 

@@ -80,9 +80,15 @@ def _read(path: Path, *, last: bool, wary: bool) -> tuple[list[Source], list[Pro
         return sources, [_problem(path, error)]
     except Distrust as error:
         return sources, [_distrusted(path, error)]
+    room = MAX_BYTES
     for each in paths:
+        # One more byte than there is room for, so that it shows that the document is too large.
+        if room < 0:
+            break
         try:
-            sources.append(Source(str(each), _content(each, last=last, wary=wary)))
+            content = _content(each, room + 1, last=last, wary=wary)
+            room -= len(content)
+            sources.append(Source(str(each), content))
         except Distrust as error:
             problems.append(_distrusted(each, error))
         except FileNotFoundError as error:
@@ -113,7 +119,7 @@ def _check(directory: Path) -> None:
         check_mode(found)
 
 
-def _content(path: Path, *, last: bool, wary: bool) -> bytes:
+def _content(path: Path, most: int, *, last: bool, wary: bool) -> bytes:
     if wary:
         check_owner(os.lstat(path))
     # Without O_NONBLOCK, opening a named pipe would wait for its writer for ever.
@@ -125,7 +131,7 @@ def _content(path: Path, *, last: bool, wary: bool) -> bytes:
         if wary:
             check_owner(before)
             check_mode(before)
-        content = file.read(MAX_BYTES + 1)
+        content = file.read(most)
         after = os.fstat(descriptor)
     if not last and (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
         raise _Unsteady
