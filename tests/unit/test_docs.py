@@ -1,13 +1,29 @@
 """What the pages claim to list, they list."""
 
+import re
 from pathlib import Path
 
 from tests.spoofs import PAIRS
 
-DOCS = Path(__file__).parents[2] / "docs"
+TESTS = Path(__file__).parents[1]
+DOCS = TESTS.parent / "docs"
 
 
 def test_every_kind_of_spoof_that_is_tried_is_in_the_table_and_no_other() -> None:
     lines = (DOCS / "source-check.md").read_text(encoding="utf-8").splitlines()
     listed = [line.split(" | ")[0].removeprefix("| ") for line in lines if line.startswith("| ")]
     assert listed[1:] == [pair.name for pair in PAIRS]
+
+
+def test_every_fault_is_listed_once_with_tests_that_there_are() -> None:
+    page = (DOCS / "faults.md").read_text(encoding="utf-8")
+    cases = re.findall(r"^\| (F-\d\d) \|.*$", page, re.MULTILINE)
+    assert cases == [f"F-{number:02}" for number in range(1, 57)]
+    named = re.findall(r"`([a-z_/]+\.py)(?:::(test_\w+))?`", page)
+    assert len(named) > 56
+    for file, test in named:
+        root = TESTS if (TESTS / file).exists() else TESTS.parent
+        places = (root / file, TESTS.parent / "agent" / "secgroupd" / file)
+        found = [path for path in places if path.exists()]
+        assert found, file
+        assert not test or f"def {test}(" in found[0].read_text(encoding="utf-8"), test
