@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
-from wsgiref.types import WSGIApplication
+from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 from prometheus_client.core import (
     CounterMetricFamily,
@@ -25,6 +25,7 @@ from prometheus_client.exposition import make_wsgi_app
 from prometheus_client.registry import Collector, CollectorRegistry
 
 from secgroupd.core.clearing import Cleared, Scenario
+from secgroupd.core.uncollected import uncollected
 from secgroupd.sweeper import Totals
 
 CONNTRACK = Path("/proc/sys/net/netfilter")
@@ -102,7 +103,13 @@ class Metrics(Collector):
     @property
     def page(self) -> WSGIApplication:
         """The application that answers every request with all metrics."""
-        return make_wsgi_app(self.registry)
+        answer: WSGIApplication = make_wsgi_app(self.registry)
+
+        def uncollecting(environ: WSGIEnvironment, start: StartResponse) -> Iterable[bytes]:
+            with uncollected():
+                return answer(environ, start)
+
+        return uncollecting
 
     def show(self, snapshot: Snapshot) -> None:
         """Take what holds from now on."""

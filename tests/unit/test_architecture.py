@@ -22,7 +22,8 @@ PURE = {
 
 PURE_PARTS = {
     ("secgroupd.core.ruleset", "socket"): {"AF_INET", "AF_INET6", "htons", "inet_ntop"},
-    ("secgroupd.core.document", "gc"): {"disable", "enable", "isenabled"},
+    ("secgroupd.core.uncollected", "gc"): {"disable", "enable", "isenabled"},
+    ("secgroupd.core.uncollected", "threading"): {"Lock"},
 }
 """Modules that do touch the world, and the parts of them that do not (or only for speed)."""
 

@@ -4,7 +4,6 @@ The way of a document: ``yamltree`` and ``jsontree`` make trees of its files, ``
 their ids, the ``...fields`` modules read and check the objects, and here the files are merged.
 """
 
-import gc
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -38,6 +37,7 @@ from secgroupd.core.reading import (
 from secgroupd.core.revision import revision
 from secgroupd.core.scalars import BOOLEAN, Plain
 from secgroupd.core.tree import Budget, Node, TooLarge
+from secgroupd.core.uncollected import uncollected
 from secgroupd.core.yamltree import parse_tree
 from secgroupd.errors import DocumentError, Problem
 
@@ -81,14 +81,8 @@ def parse(sources: Sequence[Source], *, limits: Limits = Limits.WARN) -> Parsed:
     Raises:
         DocumentError: the document is refused; it carries every problem (up to 10,000).
     """
-    # A tree of a million nodes holds no cycle, and looking for one triples the time of a parse.
-    collecting = gc.isenabled()
-    gc.disable()
-    try:
+    with uncollected():
         return _parse(sources, limits)
-    finally:
-        if collecting:
-            gc.enable()
 
 
 def _parse(sources: Sequence[Source], limits: Limits) -> Parsed:
