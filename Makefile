@@ -52,7 +52,14 @@ test:  ## run every test, here and then in a guest with Debian's own kernel (nee
 	$(MAKE) test-host
 	$(MAKE) test-vm
 
-test-host: $(STAMP)  ## run the tests for this machine's kernel; ARGS='...' goes to pytest
+# Unpacked, not installed: that would start a server on the developer's machine.
+$(VENV)/debian/usr/bin/prometheus: $(STAMP)
+	mkdir -p $(VENV)/debian
+	cd $(VENV)/debian && $(SUDO) sh -c "apt-get update -q && apt-get download -q prometheus"
+	dpkg -x $(VENV)/debian/prometheus_*.deb $(VENV)/debian
+	touch $@
+
+test-host: $(STAMP) $(VENV)/debian/usr/bin/prometheus  ## run the tests for this machine's kernel; ARGS='...' goes to pytest
 	$(call need,$(TEST_PACKAGES))
 	$(SUDO) $(PYTHON) -m pytest -n 2 $(ARGS)
 
