@@ -32,7 +32,7 @@ from secgroupd.memory import FileMemory, PatientMemory
 from secgroupd.metrics import Metrics
 from secgroupd.notify import notify
 from secgroupd.reconcile import Reconciler
-from secgroupd.rundir import lock, make_directory
+from secgroupd.rundir import AlreadyRunning, holds, lock, make_directory
 from secgroupd.sources.files import Watcher
 from secgroupd.sweeper import Sweeper
 from secgroupd.traffic import Traffic
@@ -112,7 +112,8 @@ class Daemon:
     def _start(self, settings: Settings) -> None:
         for directory in (settings.run_dir, settings.state_dir):
             make_directory(directory)
-        self._open.callback(os.close, lock(settings.run_dir))
+        self._lock = lock(settings.run_dir)
+        self._open.callback(lambda: os.close(self._lock))
         self.settings = settings
         self._nft = self._open.enter_context(Nft())
         self._ruleset = self._open.enter_context(RulesetEvents())
@@ -169,6 +170,25 @@ class Daemon:
 
     def _on_reload(self, *_: object) -> None:
         self._reload = True
+
+    def _keep_lock(self) -> None:
+        """Take the lock again if its file has gone, with the whole directory perhaps.
+
+        Whoever has it by then is the host's daemon, and this one ends: two would fight.
+        """
+        if holds(self._lock, self.settings.run_dir):
+            return
+        try:
+            make_directory(self.settings.run_dir)
+            fresh = lock(self.settings.run_dir)
+        except AlreadyRunning as error:
+            log.critical("lock-lost error=%s", error)
+            self._stop = True
+        except SecgroupdError as error:
+            log.warning("lock-not-taken-again error=%s", error)
+        else:
+            os.close(self._lock)
+            self._lock = fresh
 
     def _listen(self) -> None:
         """Have a control socket; one that is gone or cannot be had is made at a full comparison."""
@@ -285,6 +305,7 @@ class Daemon:
             if self.guard.problems != refused:
                 self.guard.tell()
         if resync:
+            self._keep_lock()
             self._listen()
             self._serve()
             well = self.guard.resync()

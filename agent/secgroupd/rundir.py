@@ -52,6 +52,15 @@ def lock(directory: Path) -> int:
     return descriptor
 
 
+def holds(descriptor: int, directory: Path) -> bool:
+    """Tell whether the lock file of a run directory is still the one that was locked."""
+    try:
+        there = (directory / LOCK).lstat()
+    except OSError:
+        return False
+    return os.path.samestat(there, os.fstat(descriptor))
+
+
 def is_locked(directory: Path) -> bool:
     """Tell whether a daemon runs with a run directory."""
     try:

@@ -3,10 +3,11 @@
 import resource
 import shutil
 import signal
+import sys
 from pathlib import Path
 
 import pytest
-from tests.netns.agents import Agent, await_that, document
+from tests.netns.agents import PATIENCE, Agent, await_that, document
 
 from secgroupd.control import ask
 from secgroupd.core.document import MAX_BYTES
@@ -80,8 +81,29 @@ def test_a_run_directory_that_is_wiped_comes_back(agent: Agent) -> None:
     shutil.rmtree(agent.directory / "run")
     assert agent.passes(1000)
     await_that(lambda: agent.ask("status") == 0)
+    second = [sys.executable, "-m", "secgroupd.daemon", "--config", str(agent.config)]
+    assert agent.lab.hv.run(second, check=False).returncode == 1, "the lock was taken again"
     agent.give(document("1001"))
     await_that(lambda: agent.passes(1001))
+
+
+def test_of_two_daemons_the_one_that_has_lost_its_lock_ends(agent: Agent) -> None:
+    agent.give(document())
+    agent.start()
+    first = agent.process
+    assert first
+    (agent.directory / "run" / "lock").unlink()
+    agent.launch()
+    try:
+        assert first.wait(PATIENCE) == 0
+        assert "lock-lost" in agent.log.read_text()
+        await_that(lambda: agent.ask("status") == 0)
+        assert (agent.passes(1000), agent.passes(1001)) == (True, False)
+        assert not agent.ended()
+    finally:
+        if first.poll() is None:
+            first.kill()
+            first.wait()
 
 
 def test_state_that_is_wiped_comes_back_with_the_next_change(agent: Agent) -> None:
