@@ -266,6 +266,8 @@ class Reconciler:
         Raises:
             DataplaneError: the kernel could not be read.
         """
+        if self.kernel.generation() != self._known_at:
+            self._known = None
         needed = {"inet"} if self.bridging is Bridging.NONE else {"inet", "bridge"}
         return needed <= self._observed().keys()
 

@@ -80,6 +80,18 @@ def test_without_document_and_record_managed_interfaces_are_closed(agent: Agent)
     await_that(lambda: agent.passes(1000))
 
 
+def test_without_document_and_record_what_is_closed_stays_closed_whatever_others_do(
+    agent: Agent,
+) -> None:
+    agent.give("version: 1\nnonsense: true\n")
+    assert agent.ask("guard") == 0
+    agent.start()
+    assert not agent.passes(1000)
+    agent.lab.hv.run(["nft", "delete", "table", "inet", "secgroupd"])
+    await_that(lambda: "table inet secgroupd" in agent.lab.hv.run(["nft", "list", "tables"]).stdout)
+    assert not agent.passes(1000)
+
+
 def test_a_refused_document_at_the_start_leaves_what_was_accepted_in_force(agent: Agent) -> None:
     agent.give(document())
     agent.start()

@@ -7,11 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.package.guest import REPORT, add_modules, booted
+from tests.vm.debian import Kernel
 
 ROOT = Path(__file__).parents[2]
 SUITE = "bookworm"
 DEPENDENCIES = "nftables,netbase,python3,python3-nftables,python3-prometheus-client,python3-yaml"
-BESIDES = "dbus,iproute2,python3-pyroute2,systemd,systemd-sysv"
+BESIDES = "dbus,iproute2,kmod,python3-pyroute2,systemd,systemd-sysv"
 
 OFFLINE = """
 mount -t proc proc /proc
@@ -81,6 +83,44 @@ dpkg --purge secgroupd >/dev/null 2>&1
 say purged "$(nft list tables)"
 sync
 systemctl --force --force poweroff
+"""
+
+BOOTED = """#!/bin/sh
+exec >/root/out 2>&1
+say() { echo "$1=$(echo $2)"; }
+await() { for _ in $(seq 600); do eval "$1" && return; sleep 0.1; done; echo "never: $1"; }
+say system "$(ps -p 1 -o comm= 2>/dev/null || cat /proc/1/comm) $(uname -r)"
+say guarded-before-network "$(cat /run/seen-by-network)"
+say guarded-before-libvirtd "$(cat /run/seen)"
+say active "$(systemctl is-active secgroupd-guard secgroupd libvirtd)"
+say failed "$(systemctl --failed --plain --no-legend | cut -d' ' -f1)"
+await '[ "$(secgroupctl status --json | grep -c revision)" = 1 ]'
+say problems "$(secgroupctl status --json | grep -c nonsense)"
+say ports "$(nft list ruleset | grep -c 'tapweb1')"
+before=$(systemctl show -p MainPID --value secgroupd)
+kill -STOP $before
+await 'systemctl is-active --quiet secgroupd && [ $(systemctl show -p MainPID --value secgroupd) != $before ]'
+say hung "$(journalctl -u secgroupd | grep -o 'Watchdog timeout') $(systemctl is-active secgroupd)"
+nft delete table inet secgroupd
+await 'nft list tables | grep -q "inet secgroupd"'
+say repaired "$(journalctl -u secgroupd | grep -o 'drift-repaired by=nft' | sort -u)"
+systemctl restart secgroupd
+say restarted "$(systemctl is-active secgroupd)"
+systemctl stop secgroupd
+say stopped "$(nft list ruleset | grep -c 'tapweb1' | sed 's/[1-9].*/rules stay/')"
+sync
+cat /root/out >REPORT
+systemctl --force --force poweroff
+"""
+
+NETWORK = """[Unit]
+DefaultDependencies=no
+After=network-pre.target
+Wants=network-pre.target
+Before=network.target
+[Service]
+Type=oneshot
+ExecStart=/bin/sh -c 'nft list ruleset | grep -c COUNTED > /run/seen-by-network; true'
 """
 
 PROBE_UNIT = """[Unit]
@@ -172,18 +212,24 @@ def test_it_is_installed_guards_and_goes(fresh: Path) -> None:
     }
 
 
+def prepare(root: Path, script: str, watchdog: int, **more: str) -> None:
+    """Have a root directory run a script when everything else is there, and other units before."""
+    units = root / "etc/systemd/system"
+    wanted = units / "multi-user.target.wants"
+    for name, text in {"probe": PROBE_UNIT, **more}.items():
+        (units / f"{name}.service").write_text(text)
+        (wanted / f"{name}.service").symlink_to(f"../{name}.service")
+    (units / "secgroupd.service.d").mkdir()
+    short = f"[Service]\nWatchdogSec={watchdog}\n"
+    (units / "secgroupd.service.d" / "short.conf").write_text(short)
+    probe = root / "root" / "probe"
+    probe.write_text(script)
+    probe.chmod(0o755)
+
+
 def test_systemd_starts_watches_reloads_and_stops_it(fresh: Path) -> None:
     """With systemd as process 1 of a container that has a network namespace of its own."""
-    units = fresh / "etc/systemd/system"
-    (units / "libvirtd.service").write_text(LIBVIRTD)
-    (units / "probe.service").write_text(PROBE_UNIT)
-    (units / "multi-user.target.wants" / "probe.service").symlink_to("../probe.service")
-    (units / "secgroupd.service.d").mkdir()
-    short = "[Service]\nWatchdogSec=3\n"
-    (units / "secgroupd.service.d" / "short.conf").write_text(short)
-    probe = fresh / "root" / "probe"
-    probe.write_text(PROBE)
-    probe.chmod(0o755)
+    prepare(fresh, PROBE, 3, libvirtd=LIBVIRTD)
     shutil.copy(ROOT / "examples/cloud.yaml", fresh / "etc/secgroupd/state.d")
     container = ("systemd-nspawn", "--register=no", "--keep-unit", "--private-network", "--quiet")
     console = ("--capability=CAP_NET_ADMIN", "--console=pipe", f"--directory={fresh}")
@@ -207,3 +253,35 @@ def test_systemd_starts_watches_reloads_and_stops_it(fresh: Path) -> None:
         "libvirtd-without-it": "active",
         "purged": "",
     }, out.read_text()
+
+
+@pytest.mark.parametrize("remembers", [True, False], ids=["a record", "no record"])
+def test_booted_under_debians_kernel_it_guards_before_anything_can_start(
+    fresh: Path, tmp_path: Path, remembers: bool
+) -> None:
+    """With systemd as process 1 of a guest: with a record and a refused document, or with neither."""
+    if remembers:
+        apply = "mount -t proc proc /proc; ip link set lo up; secgroupctl apply /root/cloud.yaml"
+        run("unshare", "--net", "--mount", "--pid", "--fork", "chroot", fresh, "sh", "-c", apply)
+        (fresh / "etc/secgroupd/state.d/cloud.yaml").write_text("version: 1\nnonsense: true\n")
+    counted = "tapweb1" if remembers else "goto.closed"
+    seen = LIBVIRTD.replace("list tables inet", f"list ruleset | grep -c {counted}")
+    network = NETWORK.replace("COUNTED", counted)
+    prepare(fresh, BOOTED.replace("REPORT", REPORT), 20, libvirtd=seen, network=network)
+    add_modules(fresh, Kernel.newest())
+    report = booted(fresh, tmp_path)
+    found = said(report)
+    early = found.pop("guarded-before-network"), found.pop("guarded-before-libvirtd")
+    assert all(int(count) > 0 for count in early), report
+    assert (int(found.pop("ports")) > 0) is remembers
+    assert found == {
+        "system": f"systemd {Kernel.newest().release}",
+        "active": "active active active",
+        "failed": "",
+        "problems": "1" if remembers else "0",
+        "hung": "Watchdog timeout active",
+        # Without a document it is not repaired, but closed again.
+        "repaired": "drift-repaired by=nft" if remembers else "",
+        "restarted": "active",
+        "stopped": "rules stay" if remembers else "0",
+    }, report

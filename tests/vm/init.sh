@@ -1,6 +1,6 @@
 #!/bin/busybox sh
 # The guest's first program: mounts the host's files, read-only with a writable layer in memory above
-# them, and hands over to tests/vm/guest.py of the checkout.
+# them, and hands over to tests/vm/guest.py of the checkout, or to a system that is to be booted.
 set -e
 trap 'echo "The guest could not be set up."; /bin/busybox poweroff -f' EXIT
 
@@ -29,12 +29,15 @@ mount -t tmpfs run /root/run
 mkdir -p /root/dev/pts /root/dev/shm /root/run/lock /root/run/tests
 mount -t devpts -o ptmxmode=666 devpts /root/dev/pts
 mount -t tmpfs shm /root/dev/shm
-/bin/busybox cp /plan.json /root/run/plan.json
 /bin/busybox hostname guest
 /bin/busybox ip link set lo up
 
-# The checkout and the Python to run.
+# What to run: a system's own first program, or the checkout's tests with a Python.
 . /settings
+if [ -n "$system" ]; then
+	exec /bin/busybox switch_root /root "$system"
+fi
+/bin/busybox cp /plan.json /root/run/plan.json
 # What tests write is in memory by itself, not in the layer above the host's files.
 export HOME=/root LANG=C.UTF-8 TMPDIR=/run/tests
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from tests.vm.debian import Kernel, uncompressed
@@ -54,34 +55,13 @@ def boot(kernel: Kernel, plan: Plan, checkout: Path, python: Path, scratch: Path
         ProgramMissing: qemu or busybox is not installed.
         KernelMissing: The kernel lacks a module without which it cannot start.
     """
-    qemu = shutil.which(_QEMU)
-    if qemu is None:
-        raise ProgramMissing(f"{_QEMU} is missing; apt-get install qemu-system-x86")
-    if not _BUSYBOX.exists():
-        raise ProgramMissing(f"{_BUSYBOX} is missing; apt-get install busybox-static")
     initrd, console, status, messages = (
         scratch / name for name in ("initrd", "console", "status", "messages")
     )
-    initrd.write_bytes(_first_files(kernel, plan, checkout, python))
-    command = [
-        # A guest that nobody listens to any more must not go on.
-        *("setpriv", "--pdeathsig", "KILL"),
-        *(qemu, "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
-        # Without erms memory is cleared and copied by words; qemu does by bytes what has it.
-        # Without avx2 the kernel's sets are looked up in plain C: with qemu's imitation of it, 6.1 once
-        # died in nft_pipapo_avx2_lookup, far behind the end of the key.
-        *("-accel", "tcg,thread=multi", "-machine", "q35", "-cpu", "max,-erms,-avx2"),
-        *("-smp", str(CPUS), "-m", str(MEMORY_MIB)),
-        *("-kernel", str(kernel.image), "-initrd", str(initrd)),
-        *("-append", "console=ttyS0 panic=-1 mitigations=off"),
-        *("-serial", f"file:{console}"),
-        *("-chardev", "stdio,id=output,signal=off", "-chardev", f"file,id=status,path={status}"),
-        *("-device", "virtio-serial-pci"),
-        *("-device", "virtserialport,nr=1,chardev=output"),
-        *("-device", "virtserialport,nr=2,chardev=status"),
-        *("-fsdev", "local,id=host,path=/,security_model=none,readonly=on,multidevs=remap"),
-        *("-device", "virtio-9p-pci,fsdev=host,mount_tag=host"),
-    ]
+    settings = f"checkout={shlex.quote(str(checkout))}\npython={shlex.quote(str(python))}\n"
+    initrd.write_bytes(first_files(kernel, settings, {PLAN_NAME: plan.encode()}))
+    ports = ["stdio,id=output,signal=off", f"file,id=status,path={status}"]
+    command = emulated(kernel, initrd, console, ports, shared=Path("/"))
     with (
         messages.open("wb") as complaints,
         # Its input stays open and silent: when it ends, qemu takes the output for closed as well.
@@ -101,16 +81,68 @@ def boot(kernel: Kernel, plan: Plan, checkout: Path, python: Path, scratch: Path
     return int(code)
 
 
-def _first_files(kernel: Kernel, plan: Plan, checkout: Path, python: Path) -> bytes:
+def emulated(
+    kernel: Kernel, initrd: Path, console: Path, ports: list[str], shared: Path
+) -> list[str]:
+    """Return the command that starts a guest.
+
+    Args:
+        kernel: What it runs.
+        initrd: Its first files.
+        console: A file for what its kernel prints.
+        ports: Character devices, with the ids ``output`` and ``status``, for its two serial ports.
+        shared: The directory that it sees, read-only, as its host's files.
+
+    Raises:
+        ProgramMissing: qemu or busybox is not installed.
+    """
+    qemu = shutil.which(_QEMU)
+    if qemu is None:
+        raise ProgramMissing(f"{_QEMU} is missing; apt-get install qemu-system-x86")
+    if not _BUSYBOX.exists():
+        raise ProgramMissing(f"{_BUSYBOX} is missing; apt-get install busybox-static")
+    output, status = ports
+    return [
+        # A guest that nobody listens to any more must not go on.
+        *("setpriv", "--pdeathsig", "KILL"),
+        *(qemu, "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
+        # Without erms memory is cleared and copied by words; qemu does by bytes what has it.
+        # Without avx2 the kernel's sets are looked up in plain C: with qemu's imitation of it, 6.1 once
+        # died in nft_pipapo_avx2_lookup, far behind the end of the key.
+        *("-accel", "tcg,thread=multi", "-machine", "q35", "-cpu", "max,-erms,-avx2"),
+        *("-smp", str(CPUS), "-m", str(MEMORY_MIB)),
+        *("-kernel", str(kernel.image), "-initrd", str(initrd)),
+        *("-append", "console=ttyS0 panic=-1 mitigations=off"),
+        *("-serial", f"file:{console}"),
+        *("-chardev", output, "-chardev", status),
+        *("-device", "virtio-serial-pci"),
+        *("-device", "virtserialport,nr=1,chardev=output"),
+        *("-device", "virtserialport,nr=2,chardev=status"),
+        *("-fsdev", f"local,id=host,path={shared},security_model=none,readonly=on,multidevs=remap"),
+        *("-device", "virtio-9p-pci,fsdev=host,mount_tag=host"),
+    ]
+
+
+def first_files(kernel: Kernel, settings: str, more: Mapping[str, bytes]) -> bytes:
+    """Return the archive that a guest begins with.
+
+    Args:
+        kernel: What it runs, of which some modules are needed at once.
+        settings: Shell assignments: ``checkout`` and ``python`` for tests, or ``system`` for a
+            program that is to be process 1.
+        more: Other files, by name.
+
+    Raises:
+        KernelMissing: The kernel lacks a module without which it cannot start.
+    """
     modules = kernel.load_order(_MODULES)
-    settings = f"checkout={shlex.quote(str(checkout))}\npython={shlex.quote(str(python))}\n"
     return archive(
         ["bin", "changes", "dev", "host", "modules", "proc", "root"],
         {
             "init": _INIT.read_bytes(),
             "bin/busybox": _BUSYBOX.read_bytes(),
             "settings": settings.encode(),
-            PLAN_NAME: plan.encode(),
+            **more,
             "modules/order": "".join(f"{module.name}\n" for module in modules).encode(),
             **{f"modules/{module.name}": uncompressed(module) for module in modules},
         },
