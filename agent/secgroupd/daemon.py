@@ -1,8 +1,8 @@
 """The daemon: one loop that waits for something to happen, and lets the guard act on it.
 
 What can happen: the document's files or the settings change, a link comes or goes, somebody changes
-the ruleset (by its events, and by its generation number, looked at now and then), it is time for a full comparison, a
-signal. Watchers only wake the loop. Stopping leaves the rules as they are.
+the ruleset (by its events, and by its generation number, looked at now and then), it is time for a
+full comparison, a signal. Watchers only wake the loop. Stopping leaves the rules as they are.
 """
 
 import argparse
@@ -306,6 +306,8 @@ class Daemon:
                 self.guard.tell()
         if resync:
             self._keep_lock()
+            if self._stop:
+                return
             self._listen()
             self._serve()
             well = self.guard.resync()

@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -144,6 +145,24 @@ def test_a_writer_that_is_silent_or_talks_nonsense_is_replaced(broken: Broken, k
     assert not agent.passes(1000)
     await_that(lambda: agent.status().get("healthy"))
     assert not agent.ended()
+
+
+def test_a_writer_that_takes_nothing_is_replaced(agent: Agent) -> None:
+    agent.configure(resync_interval=3600)
+    agent.give(document())
+    agent.start()
+    assert agent.process
+    pid = agent.process.pid
+    (writer,) = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    os.kill(int(writer), signal.SIGSTOP)
+    many = "".join(
+        f"      - {{id: r{at}, direction: ingress, protocol: tcp, multiport: {at}, "
+        f"remote_ip_prefix: 10.{at % 250}.0.0/16}}\n"
+        for at in range(1, 600)
+    )
+    agent.give(document("1001").replace("      - {id: out", f"{many}      - {{id: out"))
+    await_that(lambda: agent.passes(1001), SHORT_SECONDS + 2 * PATIENCE)
+    assert not agent.passes(1000) and "apply-failed" not in agent.log.read_text()
 
 
 def test_what_the_kernel_refuses_of_one_port_closes_that_port_alone(broken: Broken) -> None:

@@ -104,10 +104,16 @@ say hung "$(journalctl -u secgroupd | grep -o 'Watchdog timeout') $(systemctl is
 nft delete table inet secgroupd
 await 'nft list tables | grep -q "inet secgroupd"'
 say repaired "$(journalctl -u secgroupd | grep -o 'drift-repaired by=nft' | sort -u)"
+before=$(systemctl show -p MainPID --value secgroupd)
+systemctl reload secgroupd
+await 'journalctl -u secgroupd | grep -q settings-reloaded'
+say reloaded "$([ $before = $(systemctl show -p MainPID --value secgroupd) ] && echo same-process)"
 systemctl restart secgroupd
 say restarted "$(systemctl is-active secgroupd)"
 systemctl stop secgroupd
 say stopped "$(nft list ruleset | grep -c 'tapweb1' | sed 's/[1-9].*/rules stay/')"
+systemctl start secgroupd
+say started "$(systemctl is-active secgroupd)"
 sync
 cat /root/out >REPORT
 systemctl --force --force poweroff
@@ -282,6 +288,8 @@ def test_booted_under_debians_kernel_it_guards_before_anything_can_start(
         "hung": "Watchdog timeout active",
         # Without a document it is not repaired, but closed again.
         "repaired": "drift-repaired by=nft" if remembers else "",
+        "reloaded": "same-process",
         "restarted": "active",
         "stopped": "rules stay" if remembers else "0",
+        "started": "active",
     }, report

@@ -191,16 +191,27 @@ class Nft(Closing):
         worker = self._worker
         assert worker is not None and worker.stdin and worker.stdout
         try:
-            worker.stdin.write(LENGTH.pack(len(text)) + text)
-            worker.stdin.flush()
             seconds = min(COMMIT_SECONDS, SHORT_SECONDS + len(text) / BYTES_A_SECOND)
             deadline = time.monotonic() + seconds
+            self._write(worker, LENGTH.pack(len(text)) + text, deadline)
             (length,) = LENGTH.unpack(self._read(worker, LENGTH.size, deadline))
             return _answer(self._read(worker, min(length, LARGEST_ANSWER), deadline))
         except (OSError, EOFError, TimeoutError, ValueError) as error:
             self._stop()
             code = worker.returncode
             raise OutcomeUnknown(f"the nft writer gave no answer ({error}; exit {code})") from error
+
+    @staticmethod
+    def _write(worker: subprocess.Popen[bytes], text: bytes, deadline: float) -> None:
+        """Hand the writer a transaction, until a time of the monotonic clock."""
+        assert worker.stdin
+        left = memoryview(text)
+        while left:
+            seconds = max(0.0, deadline - time.monotonic())
+            if not select.select([], [worker.stdin], [], seconds)[1]:
+                raise TimeoutError("it has not taken the transaction")
+            # No more than a pipe that is ready takes without waiting.
+            left = left[os.write(worker.stdin.fileno(), left[: select.PIPE_BUF]) :]
 
     @staticmethod
     def _read(worker: subprocess.Popen[bytes], count: int, deadline: float) -> bytes:
