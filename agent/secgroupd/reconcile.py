@@ -12,7 +12,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-from secgroupd.core import clearing
+from secgroupd.core import clearing, origins
 from secgroupd.core.clearing import Cleared
 from secgroupd.core.compiler import compile_host
 from secgroupd.core.draft import Binding
@@ -362,7 +362,7 @@ class Reconciler:
             Line(
                 f"add element {'bridge' if binding.bridge else 'inet'} {TABLE} {ADOPTING} "
                 f"{{ {quoted(binding.interface)} timeout {self.grace}s }}",
-                f"port {port_id}",
+                origins.port(port_id),
             )
             for port_id, binding in sorted(bindings.items())
             if (port_id not in known or policy.ports[port_id].vpc_id in moved)

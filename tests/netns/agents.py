@@ -8,7 +8,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from tests.enforcing import kernel
 from secgroupd.cli import main
 from secgroupd.core.model import UDP
 from secgroupd.proving.namespaces import Lab
+from secgroupd.proving.netns import Namespace
 from secgroupd.proving.packets import Probe, probe
 
 CLIENT, SERVER = "203.0.113.9", "10.0.0.1"
@@ -111,28 +113,55 @@ class Agent:
         return main(["--config", str(self.config), verb])
 
     def passes(self, dport: int) -> bool:
+        return self.reaches(self.lab.ports["tap1"].namespace, SERVER, dport)
+
+    def reaches(self, server: Namespace, address: str, dport: int) -> bool:
+        """Tell whether a datagram from outside reaches an instance."""
         flow = Probe(
             source=self.lab.outside_address(CLIENT),
             source_address=ip_address(CLIENT),
-            destination=self.lab.ports["tap1"].namespace,
-            destination_address=ip_address(SERVER),
+            destination=server,
+            destination_address=ip_address(address),
             protocol=UDP,
             dport=dport,
         )
         return probe(flow).delivered
 
-    def scrape(self) -> str:
-        """What the metrics endpoint says, nothing while it is not there."""
+    def get(self, port: int, path: str) -> tuple[int, str]:
+        """Ask a server on the host over HTTP; return its status and answer, 0 without a server."""
         with self.lab.hv.enter():
-            connection = http.client.HTTPConnection("127.0.0.1", 9760, timeout=5)
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
             try:
-                connection.request("GET", "/metrics")
-                return connection.getresponse().read().decode()
+                connection.request("GET", path)
+                response = connection.getresponse()
+                return response.status, response.read().decode()
             except OSError:
-                return ""
+                return 0, ""
             finally:
                 connection.close()
+
+    def scrape(self) -> str:
+        """What the metrics endpoint says, nothing while it is not there."""
+        return self.get(9760, "/metrics")[1]
+
+    def metric(self, sample: str) -> float:
+        """A sample by its name (without ``secgroupd_``) and labels; -1 while there is none."""
+        start = f"secgroupd_{sample} "
+        lines = [line for line in self.scrape().splitlines() if line.startswith(start)]
+        return float(lines[0].removeprefix(start)) if lines else -1
 
     def generation(self) -> int:
         with kernel(self.lab) as nft:
             return nft.generation()
+
+
+@contextmanager
+def agent_on(lab: Lab, directory: Path) -> Iterator[Agent]:
+    """A daemon for a host with one port, which is killed in the end if it runs."""
+    lab.add_port(interface="tap1", addresses=[SERVER], alias="p1", mac="fa:16:3e:00:00:01")
+    made = Agent(lab, directory)
+    try:
+        yield made
+    finally:
+        if made.process is not None:
+            made.stop(signal.SIGKILL)

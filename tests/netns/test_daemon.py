@@ -175,8 +175,7 @@ def test_spoofs_are_counted_by_port_whatever_they_are_and_nothing_else_is(agent:
     host_mac = f"fe{port.mac[2:]}"
 
     def dropped() -> str:
-        name = 'secgroupd_source_check_drops_total{port="p1"} '
-        return next((x[len(name) :] for x in agent.scrape().splitlines() if x.startswith(name)), "")
+        return str(agent.metric('source_check_drops_total{port="p1"}'))
 
     def packet(source: Address) -> bytes:
         content = frames.udp(source, client, 4000, 4000, frames.nonce())
@@ -200,11 +199,6 @@ def test_spoofs_are_counted_by_port_whatever_they_are_and_nothing_else_is(agent:
 def test_hits_and_verdicts_are_counted_and_survive_what_happens_to_rules(
     agent: Agent, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def counted(name: str) -> float:
-        """The sample whose name and labels are these, as the next reading has it."""
-        lines = [x for x in agent.scrape().splitlines() if x.startswith(f"secgroupd_{name} ")]
-        return float(lines[0].rpartition(" ")[2]) if lines else -1
-
     def rules(*options: str) -> dict[str, int]:
         capsys.readouterr()
         assert main(["--config", str(agent.config), "rules", "--json", *options]) == 0
@@ -216,22 +210,22 @@ def test_hits_and_verdicts_are_counted_and_survive_what_happens_to_rules(
     allowed = 'port_packets_total{direction="ingress",port="p1",verdict="allow"}'
     agent.give(document())
     agent.start()
-    before = counted(allowed)
+    before = agent.metric(allowed)
     assert (agent.passes(1000), agent.passes(1001)) == (True, False)
-    await_that(lambda: counted(labels) == 1 and counted(denied) == 1)
-    assert counted(allowed) > before
+    await_that(lambda: agent.metric(labels) == 1 and agent.metric(denied) == 1)
+    assert agent.metric(allowed) > before
     assert rules() == {"udp": 1, "out": 0} and rules("--unused") == {"out": 0}
     agent.give(document("1000-1001"))
     await_that(lambda: agent.passes(1001))
     await_that(lambda: rules()["udp"] >= 2)
-    hits = counted(labels)
+    hits = agent.metric(labels)
     agent.stop()
     agent.start()
-    assert counted(labels) == hits
+    assert agent.metric(labels) == hits
     assert agent.process
     agent.configure(metrics={"rule_hits": False})
     agent.process.send_signal(signal.SIGHUP)
-    await_that(lambda: counted(labels) == -1)
+    await_that(lambda: agent.metric(labels) == -1)
     assert rules("--sort", "hits", "--direction", "ingress") == {"udp": hits}
     assert agent.ask("rules") == 0
     table = capsys.readouterr().out

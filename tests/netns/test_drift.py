@@ -71,11 +71,6 @@ def map_of_ports(agent: Agent) -> str:
     return next(name for name in names if re.fullmatch(r"ports_to_\d+", name))
 
 
-def count(agent: Agent, metric: str) -> float:
-    lines = [x for x in agent.scrape().splitlines() if x.startswith(f"secgroupd_{metric} ")]
-    return float(lines[0].rpartition(" ")[2]) if lines else -1
-
-
 @pytest.mark.parametrize("harm", HARMS)
 def test_what_somebody_does_to_our_tables_is_undone_counted_and_laid_at_their_door(
     agent: Agent, harm: str
@@ -85,8 +80,8 @@ def test_what_somebody_does_to_our_tables_is_undone_counted_and_laid_at_their_do
     nft(agent, OTHERS if harm != "everything flushed" else "add table ip theirs")
     text, large = HARMS[harm]
     nft(agent, text.replace("MAP", map_of_ports(agent)))
-    await_that(lambda: count(agent, "drift_repairs_total") == 1)
-    assert count(agent, "drift_events_total") >= 1
+    await_that(lambda: agent.metric("drift_repairs_total") == 1)
+    assert agent.metric("drift_events_total") >= 1
     line = next(x for x in agent.log.read_text().splitlines() if "drift-repaired" in x)
     assert re.search(r" by=nft:\d+$", line)
     commands = int(line.partition("commands=")[2].split()[0])
@@ -108,7 +103,7 @@ def test_tables_of_others_stay_byte_for_byte_and_open_nothing(agent: Agent) -> N
     agent.start()
     assert (agent.passes(1000), agent.passes(1001)) == (True, False)
     nft(agent, "delete table inet secgroupd")
-    await_that(lambda: count(agent, "drift_repairs_total") == 1)
+    await_that(lambda: agent.metric("drift_repairs_total") == 1)
     agent.give(document("1001"))
     await_that(lambda: agent.passes(1001))
     agent.stop()
@@ -133,8 +128,8 @@ def test_what_others_do_to_their_own_tables_is_heard_and_costs_no_look(agent: Ag
     assert numbers[:3] == list(range(numbers[0] or 0, (numbers[0] or 0) + 3))
     assert [change.ours for change in heard[:3]] == [False, False, True]
     assert {change.process for change in heard[:3]} == {"nft"} and heard[0].pid != heard[1].pid
-    await_that(lambda: count(agent, "drift_repairs_total") == 1)
-    assert count(agent, "drift_events_total") == 1
+    await_that(lambda: agent.metric("drift_repairs_total") == 1)
+    assert agent.metric("drift_events_total") == 1
 
 
 def test_a_storm_is_weathered(agent: Agent) -> None:
@@ -143,7 +138,7 @@ def test_a_storm_is_weathered(agent: Agent) -> None:
     script = "for i in $(seq 30); do nft delete table inet secgroupd; sleep 0.1; done 2>/dev/null"
     storm = agent.lab.hv.popen(["sh", "-c", script], stdout=subprocess.DEVNULL)
     assert storm.wait(60) is not None
-    await_that(lambda: count(agent, "drift_repairs_total") >= 10)
+    await_that(lambda: agent.metric("drift_repairs_total") >= 10)
     await_that(lambda: agent.passes(1000))
     assert not agent.passes(1001)
     assert not agent.ended() and agent.stop(signal.SIGTERM) == 0

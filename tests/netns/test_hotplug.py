@@ -4,17 +4,14 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
 from tests.netns.agents import CLIENT, SERVER, Agent, await_that, document
 from tests.netns.streams import Stream
 
-from secgroupd.core.model import UDP
 from secgroupd.dataplane.links import Links
 from secgroupd.proving.netns import Namespace
-from secgroupd.proving.packets import Probe, probe
 
 pytestmark = pytest.mark.netns
 
@@ -37,18 +34,6 @@ OTHER = "10.0.0.2"
 
 def ip(agent: Agent, *lines: str) -> None:
     agent.lab.hv.run(["ip", "-force", "-batch", "-"], stdin="\n".join((*lines, "")), check=False)
-
-
-def reaches(agent: Agent, server: Namespace, address: str, dport: int) -> bool:
-    flow = Probe(
-        source=agent.lab.outside_address(CLIENT),
-        source_address=ip_address(CLIENT),
-        destination=server,
-        destination_address=ip_address(address),
-        protocol=UDP,
-        dport=dport,
-    )
-    return probe(flow).delivered
 
 
 def objects(agent: Agent) -> int:
@@ -118,8 +103,8 @@ def pair(agent: Agent) -> Iterator[tuple[Namespace, Namespace]]:
     agent.configure(host_id="hv1")
     agent.give(PAIR)
     agent.start()
-    await_that(lambda: reaches(agent, one.namespace, SERVER, 1000))
-    await_that(lambda: reaches(agent, two.namespace, OTHER, 2000))
+    await_that(lambda: agent.reaches(one.namespace, SERVER, 1000))
+    await_that(lambda: agent.reaches(two.namespace, OTHER, 2000))
     yield one.namespace, two.namespace
 
 
@@ -148,12 +133,12 @@ def test_names_are_swapped_and_no_instance_ever_has_the_rules_of_another(agent: 
                 *ways(second, first),
             )
             first, second = second, first
-            await_that(lambda: reaches(agent, one, SERVER, 1000))
-            await_that(lambda: reaches(agent, two, OTHER, 2000))
+            await_that(lambda: agent.reaches(one, SERVER, 1000))
+            await_that(lambda: agent.reaches(two, OTHER, 2000))
         ip(agent, f"link set {first} down", f"link set {first} name tapnew", "link set tapnew up")
         ip(agent, *ways("tapnew", second))
-        await_that(lambda: reaches(agent, one, SERVER, 1000))
-        assert not reaches(agent, one, SERVER, 2001)
+        await_that(lambda: agent.reaches(one, SERVER, 1000))
+        assert not agent.reaches(one, SERVER, 2001)
         assert not wrong.received() and not wrong_too.received()
 
 
@@ -201,8 +186,8 @@ def test_what_happens_while_it_is_stopped_is_all_known_when_it_goes_on(agent: Ag
     agent.lab.add_port(interface="tap7", addresses=[SERVER], alias="p1", mac="fa:16:3e:00:00:01")
     agent.process.send_signal(signal.SIGCONT)
     server = agent.lab.ports["tap7"].namespace
-    await_that(lambda: reaches(agent, server, SERVER, 1000))
-    assert not reaches(agent, server, SERVER, 1001) and not agent.ended()
+    await_that(lambda: agent.reaches(server, SERVER, 1000))
+    assert not agent.reaches(server, SERVER, 1001) and not agent.ended()
 
 
 def test_a_list_is_whole_however_much_changes_while_it_is_read(agent: Agent) -> None:

@@ -73,19 +73,9 @@ def watched(agent: Agent) -> Iterator[Agent]:
 
 def query(agent: Agent, expression: str) -> list[dict[str, object]] | None:
     """Return what Prometheus finds, None while it is not there."""
-    with agent.lab.hv.enter():
-        connection = http.client.HTTPConnection("127.0.0.1", 9090, timeout=5)
-        try:
-            connection.request(
-                "GET", "/api/v1/query?" + urllib.parse.urlencode({"query": expression})
-            )
-            response = connection.getresponse()
-            content = response.read()
-        except OSError:
-            return None
-        finally:
-            connection.close()
-    if response.status == http.client.SERVICE_UNAVAILABLE:
+    path = "/api/v1/query?" + urllib.parse.urlencode({"query": expression})
+    status, content = agent.get(9090, path)
+    if status in {0, http.client.SERVICE_UNAVAILABLE}:
         return None
     answer = json.loads(content)
     assert answer["status"] == "success", answer
@@ -105,11 +95,7 @@ def test_a_real_prometheus_reads_every_metric_and_every_expression_finds_its_ser
         assert query(watched, expression) is not None, expression
     for name in set(re.findall(r"secgroupd_\w+", " ".join(expressions()))):
         assert query(watched, name), f"nothing is called {name}"
-    with watched.lab.hv.enter():
-        connection = http.client.HTTPConnection("127.0.0.1", 9090, timeout=5)
-        connection.request("GET", "/api/v1/targets")
-        answer = json.loads(connection.getresponse().read())
-        connection.close()
+    answer = json.loads(watched.get(9090, "/api/v1/targets")[1])
     assert [target["lastError"] for target in answer["data"]["activeTargets"]] == [""]
 
 

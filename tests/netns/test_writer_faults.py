@@ -3,15 +3,12 @@
 import os
 import re
 import signal
-from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
-from tests.netns.agents import CLIENT, PATIENCE, SERVER, Agent, await_that, document
+from tests.netns.agents import PATIENCE, Agent, await_that, document
 
-from secgroupd.core.model import UDP
 from secgroupd.dataplane.nft import SHORT_SECONDS
-from secgroupd.proving.packets import Probe, probe
 
 pytestmark = pytest.mark.netns
 
@@ -65,18 +62,6 @@ class Broken:
 @pytest.fixture
 def broken(agent: Agent) -> Broken:
     return Broken(agent)
-
-
-def reaches(agent: Agent, interface: str, address: str, dport: int = 1000) -> bool:
-    flow = Probe(
-        source=agent.lab.outside_address(CLIENT),
-        source_address=ip_address(CLIENT),
-        destination=agent.lab.ports[interface].namespace,
-        destination_address=ip_address(address),
-        protocol=UDP,
-        dport=dport,
-    )
-    return probe(flow).delivered
 
 
 @pytest.mark.parametrize("count", [1, 2, 6])
@@ -167,18 +152,19 @@ def test_a_writer_that_takes_nothing_is_replaced(agent: Agent) -> None:
 
 def test_what_the_kernel_refuses_of_one_port_closes_that_port_alone(broken: Broken) -> None:
     agent = broken.agent
-    agent.lab.add_port(interface="eth-odd", addresses=["10.0.0.2"], mac="fa:16:3e:00:00:02")
+    added = agent.lab.add_port(interface="eth-odd", addresses=["10.0.0.2"], mac="fa:16:3e:00:00:02")
+    odd = added.namespace
     agent.give(TWO.replace("PORTS", "1000"))
     agent.start()
-    await_that(lambda: reaches(agent, "eth-odd", "10.0.0.2"))
+    await_that(lambda: agent.reaches(odd, "10.0.0.2", 1000))
     broken.by("refuse 203.0.113.0/28")
     agent.lab.hv.run(["nft", "flush", "ruleset"])
     await_that(lambda: broken.states() == {"p1": "enforced", "p2": "waiting"})
-    assert not reaches(agent, "eth-odd", "10.0.0.2"), "though no pattern manages its interface"
-    assert reaches(agent, "tap1", SERVER)
+    assert not agent.reaches(odd, "10.0.0.2", 1000), "though no pattern manages its interface"
+    assert agent.passes(1000)
     agent.give(TWO.replace("PORTS", "1001"))
-    await_that(lambda: reaches(agent, "tap1", SERVER, 1001))
-    assert not reaches(agent, "tap1", SERVER) and not reaches(agent, "eth-odd", "10.0.0.2")
+    await_that(lambda: agent.passes(1001))
+    assert not agent.passes(1000) and not agent.reaches(odd, "10.0.0.2", 1000)
     status = agent.status()
     assert agent.ask("status") == 3 and "p2" in str(status["error"])
     ports = status["ports"]
@@ -186,8 +172,8 @@ def test_what_the_kernel_refuses_of_one_port_closes_that_port_alone(broken: Brok
     assert len(re.findall(r"port-held-back port=p2", broken.log())) >= 1
     broken.heal()
     agent.give(TWO.replace("PORTS", "1002"))
-    await_that(lambda: reaches(agent, "eth-odd", "10.0.0.2"))
-    assert reaches(agent, "tap1", SERVER, 1002) and agent.ask("status") == 0
+    await_that(lambda: agent.reaches(odd, "10.0.0.2", 1000))
+    assert agent.passes(1002) and agent.ask("status") == 0
 
 
 def test_what_the_kernel_refuses_of_everybody_changes_nothing(broken: Broken) -> None:

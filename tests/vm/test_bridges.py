@@ -1,7 +1,6 @@
 """Ports on Linux bridges: what floods, what is broadcast, fragments, VPCs apart, hosts like libvirt's."""
 
 import re
-import signal
 import socket
 from collections.abc import Iterator
 from dataclasses import replace
@@ -11,7 +10,7 @@ from pathlib import Path
 import pytest
 from tests.builders import both, group, port, rule, state
 from tests.enforcing import bindings, enforce, enforcer
-from tests.netns.agents import SERVER, Agent, await_that, document
+from tests.netns.agents import Agent, agent_on, await_that, document
 from tests.netns.conversations import PATIENCE, Conversation, End, exchange
 from tests.spoofs import MAC, NEIGHBOUR_MAC
 
@@ -361,14 +360,8 @@ def test_the_hosts_dhcp_works_without_any_rule(libvirt_lab: Lab) -> None:
 
 @pytest.fixture
 def moving(tmp_path: Path) -> Iterator[Agent]:
-    with Lab(wired=Wiring.SWITCHED) as lab:
-        lab.add_port(interface="tap1", addresses=[SERVER], alias="p1", mac="fa:16:3e:00:00:01")
-        made = Agent(lab, tmp_path)
-        try:
-            yield made
-        finally:
-            if made.process is not None:
-                made.stop(signal.SIGKILL)
+    with Lab(wired=Wiring.SWITCHED) as lab, agent_on(lab, tmp_path) as made:
+        yield made
 
 
 @pytest.mark.parametrize("identity", ["interface: tap1", 'mac_address: "fa:16:3e:00:00:01"', ""])

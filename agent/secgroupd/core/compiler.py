@@ -23,7 +23,7 @@ Ports may be closed, never forgotten: each miss of a map ends in a drop.
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from secgroupd.core import names, sourcechains
+from secgroupd.core import names, origins, sourcechains
 from secgroupd.core.classes import IP_WORDS, Classes, Judging
 from secgroupd.core.draft import Binding, Draft, InterfaceMap, LocalPort
 from secgroupd.core.host import Bridging, Generations, Host
@@ -354,7 +354,7 @@ class _Compiler:
 
     def _profile(self, profile: Profile, maps: _Maps) -> None:
         stem = names.profile_digest(profile)
-        origin = "security groups " + ", ".join(profile.groups)
+        origin = origins.profile(profile.groups)
         classes = Classes(self.draft, self.peers, self.policy)
         judging = {
             direction: classes.judging(profile, direction, stem, origin) for direction in Direction

@@ -16,6 +16,7 @@ from enum import Enum
 from ipaddress import IPv4Network, IPv6Network
 from itertools import groupby
 
+from secgroupd.core import origins
 from secgroupd.core.intervals import Interval, merged, without
 from secgroupd.core.model import (
     Action,
@@ -285,7 +286,7 @@ class PeerSets:
         name = f"g{judge.family.version}_{stem}_{size}"
         if name not in self.sets:
             elements = dict.fromkeys((self._packed(judge, member) for member in members), "")
-            key, origin = _ADDRESS_KEYS[judge.family], f"security group {group_id}"
+            key, origin = _ADDRESS_KEYS[judge.family], origins.group(group_id)
             self.sets[name] = Set(name, key, elements, size=size, origin=origin)
         return name
 
@@ -323,12 +324,12 @@ def _origin(entries: Iterable[Entry]) -> str:
     found: list[str] = []
     for peer in (entry.peer for entry in entries):
         if isinstance(peer, GroupPeer):
-            found.append(f"security group {peer.group_id}")
+            found.append(origins.group(peer.group_id))
         elif isinstance(peer, AddressGroupPeer):
-            found.append(f"address group {peer.address_group_id}")
+            found.append(origins.address_group(peer.address_group_id))
         elif isinstance(peer, PrefixPeer):
             found.append(f"net {peer.network}")
-    return ", ".join(found)
+    return origins.SEPARATOR.join(found)
 
 
 def _literal(network: IPv4Network | IPv6Network) -> str:

@@ -12,7 +12,7 @@ packet tells, the target of neighbour discovery, is checked after defragmentatio
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 
-from secgroupd.core import names
+from secgroupd.core import names, origins
 from secgroupd.core.draft import Binding, Draft, InterfaceMap, LocalPort
 from secgroupd.core.intervals import merged
 from secgroupd.core.model import Port
@@ -143,7 +143,7 @@ def add_home(draft: Draft, port: Port) -> str:
     for version, word in ((4, "ip daddr"), (6, "ip6 daddr")):
         lines += _own_lines(draft, mine, version, word)
     lines.append(f"goto {names.STRAY}")
-    return draft.chain(f"{names.HOME}_{digest(*lines)}", lines, f"port {port.id}")
+    return draft.chain(f"{names.HOME}_{digest(*lines)}", lines, origins.port(port.id))
 
 
 def _plain(port: Port, binding: Binding) -> bool:
@@ -243,7 +243,7 @@ def _own_chain(draft: Draft, port: Port) -> str:
             lines.append(f"{frame}ether type {RARP} return")
     lines += [*last, f"goto {names.SPOOFED}"]
     name = f"{names.CHECK}_{digest(*lines)}"
-    return draft.chain(name, lines, f"port {port.id}")
+    return draft.chain(name, lines, origins.port(port.id))
 
 
 def _own_lines(draft: Draft, ours: Iterable[Sender], version: int, expression: str) -> list[str]:
@@ -268,7 +268,7 @@ def _own_nd_chain(draft: Draft, port: Port) -> str:
         length = network.prefixlen
         lines.append(f"@th,64,{length} 0x{int(network.network_address) >> (128 - length):x} return")
     lines.append(f"goto {names.SPOOFED}")
-    return draft.chain(f"{names.ND_CHECK}_{digest(*lines)}", lines, f"port {port.id}")
+    return draft.chain(f"{names.ND_CHECK}_{digest(*lines)}", lines, origins.port(port.id))
 
 
 def _mac_first(sender: Sender) -> tuple[str, int, int, int]:

@@ -194,7 +194,7 @@ class Netlink(Closing):
             flags = NLM_F_REQUEST | NLM_F_ACK
             header = HEADER.pack(HEADER.size + len(body), kind, flags, self._sequence, 0)
             parts.append(header + body)
-        self._socket.send(b"".join(parts))
+        self._socket = sent(self._socket, b"".join(parts), self._opened)
         codes = [0] * len(messages)
         waiting = len(messages)
         while waiting:
