@@ -59,7 +59,16 @@ $(VENV)/debian/usr/bin/prometheus: $(STAMP)
 	dpkg -x $(VENV)/debian/prometheus_*.deb $(VENV)/debian
 	touch $@
 
-test-host: $(STAMP) $(VENV)/debian/usr/bin/prometheus  ## run the tests for this machine's kernel; ARGS='...' goes to pytest
+# Debian 13's programs, for what Debian 12's nftables cannot do.
+$(VENV)/debian13/usr/bin/nft: $(STAMP)
+	$(call need,mmdebstrap)
+	$(SUDO) rm -rf $(VENV)/debian13
+	$(SUDO) mmdebstrap --quiet --mode=root --variant=extract --hook-dir=/usr/share/mmdebstrap/hooks/merged-usr \
+		--include=base-files,libc6,nftables,python3,python3-nftables,python3-pyroute2,python3-yaml,python3-prometheus-client \
+		trixie $(VENV)/debian13 http://deb.debian.org/debian
+	touch $@
+
+test-host: $(STAMP) $(VENV)/debian/usr/bin/prometheus $(VENV)/debian13/usr/bin/nft  ## run the tests for this machine's kernel; ARGS='...' goes to pytest
 	$(call need,$(TEST_PACKAGES))
 	$(SUDO) $(PYTHON) -m pytest -n 2 $(ARGS)
 

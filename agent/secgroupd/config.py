@@ -83,6 +83,8 @@ class Settings:
         clearing: which connections a change judges again.
         adoption_grace: how long connections that began before the agent may go on, in seconds.
         resync_interval: how often the kernel is read back, in seconds.
+        protect_tables: whether nobody else is to be able to change the tables while the agent runs,
+            where kernel and nft can have that.
         timeouts: connection tracking timeouts of the ports' connections, in seconds; what is not
             named keeps the kernel's.
         limits: what going over one of the cloud's limits is.
@@ -98,6 +100,7 @@ class Settings:
     clearing: Clearing = Clearing.DOCUMENTED
     adoption_grace: float = 60.0
     resync_interval: float = 60.0
+    protect_tables: bool = True
     timeouts: Mapping[Timeout, int] = field(default_factory=dict)
     limits: Limits = Limits.WARN
     log_level: str = "INFO"
@@ -259,6 +262,7 @@ SETTINGS = Shape(
         ),
         "adoption_grace": Field(_seconds(0), "seconds"),
         "resync_interval": Field(_seconds(0.1), "seconds"),
+        "protect_tables": Field(BOOLEAN, "whether only the agent can change its tables"),
         "timeouts": Field(mapping_kind(TIMEOUTS, _timeouts), "timeouts"),
         "limits": Field(
             scalar_kind(one_of({each.value: each for each in Limits}, "limits")),

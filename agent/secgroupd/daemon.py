@@ -27,7 +27,7 @@ from secgroupd.dataplane.links import Links
 from secgroupd.dataplane.nft import Nft
 from secgroupd.endpoint import Endpoint, Unservable, check
 from secgroupd.errors import DataplaneError, SecgroupdError, SettingsError
-from secgroupd.guard import Guard
+from secgroupd.guard import Guard, configure
 from secgroupd.memory import FileMemory, PatientMemory
 from secgroupd.metrics import Metrics
 from secgroupd.notify import notify
@@ -150,11 +150,7 @@ class Daemon:
 
     def _configure(self, settings: Settings) -> None:
         self.settings = self.guard.settings = settings
-        reconciler = self.guard.reconciler
-        reconciler.managed = settings.managed_interfaces
-        reconciler.mode = settings.clearing
-        reconciler.grace = int(settings.adoption_grace)
-        reconciler.timeouts = settings.timeouts
+        configure(self.guard.reconciler, settings)
         self._traffic.per_rule = settings.metrics.rule_hits
         logging.getLogger().setLevel(settings.log_level)
 

@@ -56,6 +56,9 @@ class Kernel(Protocol):
     def generation(self) -> int:
         """Return a number that every change of any table raises."""
 
+    def owning(self) -> bool:
+        """Tell whether tables can be had that nobody else can change."""
+
     def commit(self, plan: Plan) -> None:
         """Make a plan true in one transaction, or raise and change nothing."""
 
@@ -139,6 +142,8 @@ class Reconciler:
     """Seconds in which a port that is met for the first time may continue TCP connections that
     nobody has tracked: those it had before the agent came, or before it came to this host."""
     timeouts: Mapping[Timeout, int] = field(default_factory=dict)
+    protect: bool = False
+    """Whether nobody else is to be able to change the tables, where kernel and nft can have that."""
     now: Callable[[], float] = time.time
     _record: Record | None = None
     _known: Mapping[str, Observed] | None = None
@@ -148,6 +153,7 @@ class Reconciler:
     _held: Mapping[str, str] = field(default_factory=dict)
     _held_for: State | None = None
     _bridging: Bridging | None = None
+    _owning: bool | None = None
 
     @property
     def record(self) -> Record:
@@ -169,7 +175,7 @@ class Reconciler:
         held = frozenset(self._held)
         host = Host(bindings, self.managed, self.timeouts, self.bridging, held)
         tables = compile_host(policy, host, generations)
-        plan = difference(tables, self._observed())
+        plan = self._difference(tables)
         if plan:
             plan = replace(plan, lines=(*plan.lines, *self._adoption(policy, bindings)))
         record = Record(state, None, generations, dict(bindings))
@@ -185,6 +191,11 @@ class Reconciler:
         if self._bridging is None:
             self._bridging = self.kernel.bridging()
         return self._bridging
+
+    def _difference(self, tables: Mapping[str, Ruleset]) -> Plan:
+        if self.protect and self._owning is None:
+            self._owning = self.kernel.owning()
+        return difference(tables, self._observed(), owned=self.protect and bool(self._owning))
 
     def apply(self, state: State, bindings: Mapping[str, Binding]) -> Outcome:
         """Run a cycle: afterwards the kernel has the document's ruleset and nothing else is there.
@@ -386,7 +397,7 @@ class Reconciler:
                     raise
             else:
                 self._read_back(before, plan, expected_at, proposal.tables.keys())
-            plan = difference(proposal.tables, self._observed())
+            plan = self._difference(proposal.tables)
             if not plan:
                 return
             # Elements that come and go by themselves are not read back: they are sent again.
@@ -417,8 +428,11 @@ class Reconciler:
             self._known, self._known_at = known, expected_at
 
 
-def difference(tables: Mapping[str, Ruleset], observed: Mapping[str, Observed]) -> Plan:
+def difference(
+    tables: Mapping[str, Ruleset], observed: Mapping[str, Observed], *, owned: bool = False
+) -> Plan:
     """Return the one plan that makes the tables of every family what they are to be."""
-    plans = [diff(tables[family], observed.get(family)) for family in FAMILIES if family in tables]
+    wanted = [family for family in FAMILIES if family in tables]
+    plans = [diff(tables[family], observed.get(family), owned=owned) for family in wanted]
     plans += [removal(family) for family in FAMILIES if family in observed.keys() - tables.keys()]
     return combined(plans)

@@ -215,6 +215,9 @@ class FakeKernel:
     def bridging(self) -> Bridging:
         return Bridging.FULL
 
+    def owning(self) -> bool:
+        return False
+
     def observe(self, family: str = "inet") -> Observed | None:
         return self.tables[family].observed() if family in self.tables else None
 

@@ -61,6 +61,7 @@ class Agent:
         self.process: subprocess.Popen[bytes] | None = None
         self.log = directory / "log"
         self.environment: dict[str, str] = {}
+        self.program = [sys.executable, "-m", "secgroupd.daemon"]
 
     def configure(self, **settings: object) -> None:
         here = str(self.directory)
@@ -86,7 +87,7 @@ class Agent:
 
     def launch(self) -> None:
         with self.log.open("ab") as log:
-            command = [sys.executable, "-m", "secgroupd.daemon", "--config", str(self.config)]
+            command = [*self.program, "--config", str(self.config)]
             environment = {**os.environ, **self.environment}
             self.process = self.lab.hv.popen(command, stdout=log, stderr=log, env=environment)
 

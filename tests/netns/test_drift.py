@@ -6,12 +6,20 @@ import re
 import signal
 import socket
 import subprocess
+import time
+from pathlib import Path
+from typing import ClassVar
 
 import pytest
 from tests.netns.agents import Agent, await_that, document
 
+from secgroupd.core.document import Source, parse
+from secgroupd.core.draft import Binding
 from secgroupd.core.drift import Change
+from secgroupd.core.plan import Plan
 from secgroupd.dataplane.events import RulesetEvents
+from secgroupd.dataplane.nft import Nft
+from secgroupd.reconcile import Reconciler
 
 pytestmark = pytest.mark.netns
 
@@ -132,16 +140,62 @@ def test_what_others_do_to_their_own_tables_is_heard_and_costs_no_look(agent: Ag
     assert agent.metric("drift_events_total") == 1
 
 
+def cpu_seconds(agent: Agent) -> float:
+    """What a daemon and the writers that have ended have used of a CPU."""
+    assert agent.process
+    fields = Path(f"/proc/{agent.process.pid}/stat").read_text().rpartition(")")[2].split()
+    return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
+
+
 def test_a_storm_is_weathered(agent: Agent) -> None:
     agent.give(document())
     agent.start()
     script = "for i in $(seq 30); do nft delete table inet secgroupd; sleep 0.1; done 2>/dev/null"
+    began, used = time.monotonic(), cpu_seconds(agent)
     storm = agent.lab.hv.popen(["sh", "-c", script], stdout=subprocess.DEVNULL)
     assert storm.wait(60) is not None
+    assert (cpu_seconds(agent) - used) / (time.monotonic() - began) < 0.8
     await_that(lambda: agent.metric("drift_repairs_total") >= 10)
     await_that(lambda: agent.passes(1000))
     assert not agent.passes(1001)
     assert not agent.ended() and agent.stop(signal.SIGTERM) == 0
+
+
+class Overtaken(Nft):
+    """Somebody else's change comes between what is read and what is written, as often as wished."""
+
+    changes: ClassVar[list[str]] = []
+
+    def commit(self, plan: Plan) -> None:
+        if self.changes:
+            subprocess.run(["nft", self.changes.pop()], check=False, stderr=subprocess.DEVNULL)
+        super().commit(plan)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "insert rule inet secgroupd to_port accept",
+        "flush chain inet secgroupd deny_in",
+        "delete table inet secgroupd",
+        "add table ip theirs",
+    ],
+)
+@pytest.mark.parametrize("count", [1, 2])
+def test_what_comes_between_reading_and_writing_is_undone(
+    agent: Agent, change: str, count: int
+) -> None:
+    before, after = (parse([Source("s.yaml", document(p))]).state for p in ("1000", "1001"))
+    bindings = {"p1": Binding("tap1")}
+    with agent.lab.hv.enter(), Overtaken() as nft:
+        reconciler = Reconciler(nft)
+        reconciler.apply(before, bindings)
+        nft.changes[:] = [change] * count
+        reconciler.apply(after, bindings)
+        assert not nft.changes or count == 2
+        nft.changes.clear()
+        assert not Reconciler(nft, reconciler.memory).propose(after, bindings).plan
+    assert (agent.passes(1000), agent.passes(1001)) == (False, True)
 
 
 def test_events_that_were_lost_are_told(agent: Agent) -> None:

@@ -13,6 +13,7 @@ from pyroute2 import IPRoute
 
 from secgroupd.core.bindings import Link
 from secgroupd.dataplane.links import Links
+from secgroupd.dataplane.netlink import Netlink, attribute
 from secgroupd.proving.netns import Namespace
 
 pytestmark = pytest.mark.netns
@@ -145,6 +146,15 @@ def test_sockets_that_somebody_closes_are_opened_again(links: Links, route: IPRo
     assert sees(links)
     os.close(links._dump.fileno())
     assert len(links.read()) == len(before) + 2
+
+
+def test_requests_in_one_go_survive_a_socket_that_somebody_closed(host: Namespace) -> None:
+    gone = (1 << 8 | 2, 2, attribute(1, b""))
+    with host.enter(), Netlink() as netlink:
+        before = netlink.post([gone, gone])
+        os.close(netlink._socket.fileno())
+        assert netlink.post([gone, gone]) == before
+        assert len(before) == 2 and all(before)
 
 
 def test_many_links_are_listed_whole(links: Links, route: IPRoute) -> None:

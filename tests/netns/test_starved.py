@@ -1,8 +1,10 @@
 """The daemon is short of descriptors, of its directories, or has a document that is far too large."""
 
+import os
 import resource
 import shutil
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from secgroupd.core.document import MAX_BYTES
 pytestmark = pytest.mark.netns
 
 MIB = 1 << 20
+UNPRIVILEGED = Path(__file__).parent.parent / "faults" / "unprivileged"
 
 
 def memory(agent: Agent, what: str) -> int:
@@ -73,6 +76,58 @@ def test_without_descriptors_nothing_opens_and_it_goes_on_when_there_are_some(ag
     resource.prlimit(pid, resource.RLIMIT_NOFILE, (soft, hard))
     await_that(lambda: agent.passes(1001), 60)
     assert not agent.passes(1000) and not agent.ended()
+
+
+def test_without_proc_the_rules_stay_and_it_goes_on_when_it_is_back(agent: Agent) -> None:
+    agent.program = ["unshare", "--mount", *agent.program]
+    agent.give(document())
+    agent.start()
+    assert agent.process
+    there = ["nsenter", "--mount", f"--target={agent.process.pid}"]
+
+    def inside(*command: str) -> None:
+        subprocess.run([*there, *command], check=True)
+
+    inside("mount", "-t", "tmpfs", "none", "/proc")
+    agent.give(document("1001"))
+    await_that(lambda: agent.status().get("error"))
+    assert (agent.passes(1000), agent.passes(1001)) == (True, False)
+    assert not agent.ended()
+    inside("umount", "/proc")
+    await_that(lambda: agent.passes(1001), 60)
+    assert not agent.passes(1000) and agent.status()["healthy"]
+
+
+def test_it_does_not_start_without_proc_and_says_why(agent: Agent) -> None:
+    agent.give(document())
+    agent.start()
+    agent.stop()
+    hide = 'mount -t tmpfs none /proc && exec "$@"'
+    agent.program = ["unshare", "--mount", "sh", "-c", hide, "sh", *agent.program]
+    agent.start()
+    assert agent.process and agent.process.wait(PATIENCE) == 1
+    (line,) = [x for x in agent.log.read_text().splitlines() if "cannot-start" in x]
+    assert "/proc" in line and "Traceback" not in agent.log.read_text()
+    assert (agent.passes(1000), agent.passes(1001)) == (True, False)
+
+
+def test_without_its_capability_the_rules_stay_and_it_says_so(agent: Agent) -> None:
+    path = os.pathsep.join(filter(None, (str(UNPRIVILEGED), os.environ.get("PYTHONPATH", ""))))
+    agent.environment = {"PYTHONPATH": path}
+    agent.give(document())
+    agent.start()
+    assert agent.process
+    agent.process.send_signal(signal.SIGUSR1)
+    agent.give(document("1001"))
+    await_that(lambda: "not permitted" in str(agent.status().get("error")))
+    assert agent.ask("status") == 3
+    assert (agent.passes(1000), agent.passes(1001)) == (True, False)
+    assert not agent.ended()
+    agent.stop()
+    agent.environment = {}
+    agent.start()
+    await_that(lambda: agent.passes(1001))
+    assert not agent.passes(1000)
 
 
 def test_a_run_directory_that_is_wiped_comes_back(agent: Agent) -> None:

@@ -20,6 +20,7 @@ metrics: {listen: "[::1]:9000", cert_file: /srv/cert, key_file: /srv/key, token_
 clearing: strict
 adoption_grace: 0
 resync_interval: 0.5
+protect_tables: false
 limits: enforce
 log_level: debug
 """
@@ -51,6 +52,7 @@ def test_every_key_is_taken() -> None:
         clearing=Clearing.STRICT,
         adoption_grace=0.0,
         resync_interval=0.5,
+        protect_tables=False,
         limits=Limits.ENFORCE,
         log_level="DEBUG",
     )

@@ -23,6 +23,7 @@ from secgroupd.dataplane.conntrack import Conntrack
 from secgroupd.dataplane.links import Links
 from secgroupd.dataplane.nft import Nft
 from secgroupd.errors import StoreError
+from secgroupd.guard import configure
 from secgroupd.memory import FileMemory
 from secgroupd.reconcile import Reconciler, Record
 from secgroupd.sweep import sweep
@@ -162,14 +163,8 @@ def _bound(state: State, settings: Settings, bridging: Bridging) -> Bound:
 def _reconciler(settings: Settings) -> Iterator[Reconciler]:
     memory = FileMemory(settings.state_dir)
     with Nft() as nft:
-        made = Reconciler(
-            nft,
-            memory,
-            managed=settings.managed_interfaces,
-            mode=settings.clearing,
-            grace=int(settings.adoption_grace),
-            timeouts=settings.timeouts,
-        )
+        made = Reconciler(nft, memory)
+        configure(made, settings)
         # Read at once, so that what is wrong with it is said before anything else is.
         if made.record and memory.trouble:
             complain(f"warning: {memory.trouble}")

@@ -18,6 +18,7 @@ from secgroupd.core.policy import Policy
 from secgroupd.dataplane.links import Links
 from secgroupd.dataplane.nft import Nft
 from secgroupd.errors import DataplaneError, SecgroupdError, SettingsError
+from secgroupd.guard import configure
 from secgroupd.memory import FileMemory, PatientMemory
 from secgroupd.reconcile import Forgetful, Memory, Reconciler
 from secgroupd.rundir import AlreadyRunning, lock, make_directory
@@ -80,14 +81,8 @@ def _guard(settings: Settings) -> int:
 
 def _enforce(state: State, settings: Settings, memory: Memory) -> None:
     with Nft() as nft, Links() as links:
-        reconciler = Reconciler(
-            nft,
-            memory,
-            managed=settings.managed_interfaces,
-            mode=settings.clearing,
-            grace=int(settings.adoption_grace),
-            timeouts=settings.timeouts,
-        )
+        reconciler = Reconciler(nft, memory)
+        configure(reconciler, settings)
         bound = bind(Policy(state), settings.host_id, links.read(), reconciler.bridging)
         reconciler.apply(state, bound.bindings)
     write(f"enforced: revision {state.revision}, {counted(len(bound.bindings), 'port')}")
@@ -99,7 +94,8 @@ def _close(settings: Settings) -> None:
     No record is left of it: an empty document that nobody wrote must not count as accepted.
     """
     with Nft() as nft:
-        reconciler = Reconciler(nft, Forgetful(), managed=settings.managed_interfaces)
+        reconciler = Reconciler(nft, Forgetful())
+        configure(reconciler, settings)
         # Some of them alone would leave open what the others guarded.
         if reconciler.enforces_something():
             write("the rules that are there stay")

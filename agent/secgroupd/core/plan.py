@@ -17,11 +17,19 @@ it. Chains are compared by their rules' digests, which the kernel keeps as comme
 fresh process recognises what is there without any memory of its own.
 """
 
+import itertools
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 
 from secgroupd.core.ruleset import TABLE, Chain, Data, Hook, Ruleset, Set, key_text, padded
+
+OWNED = " { flags owner, persist; }"
+"""What makes a table its writer's alone, and has it stay when that one ends."""
+
+SAYABLE = re.compile(r"[A-Za-z][A-Za-z0-9/_.-]*").fullmatch
+"""Tells whether nft can say a name; the kernel takes any."""
 
 ELEMENTS_A_LINE = 500
 """Elements in one command; a refused line then names few objects, and lines stay readable."""
@@ -57,6 +65,13 @@ class Observed:
     counters: frozenset[str] = frozenset()
     dormant: bool = False
     """Whether somebody has put the table to sleep: it is there, and no packet meets it."""
+    orphaned: bool = False
+    """Whether the process that owned the table is gone, so that anybody may take it over."""
+
+    @property
+    def names(self) -> Iterator[str]:
+        """The names of everything in it."""
+        return itertools.chain(self.chains, self.sets, self.timeouts, self.counters)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +104,7 @@ class Plan:
     def touched(self) -> frozenset[tuple[str, str]]:
         """Family and name of each chain and set that the commands are about."""
         words = (line.text.split(maxsplit=5) for part in self.transactions for line in part)
-        return frozenset((parts[2], parts[4]) for parts in words if len(parts) > 4)
+        return frozenset((parts[2], parts[4]) for parts in words if parts[1] != "table")
 
     def text(self) -> str:
         """Return what is sent to the kernel, one command a line."""
@@ -127,28 +142,36 @@ def _expected_set(one: Set) -> ObservedSet:
     )
 
 
-def diff(desired: Ruleset, observed: Observed | None) -> Plan:
+def diff(desired: Ruleset, observed: Observed | None, *, owned: bool = False) -> Plan:
     """Return the transaction that turns the observed table into the desired one.
 
     Args:
         desired: what is to be there.
         observed: what is there; None when there is no table.
+        owned: the process that commits it is to own the table, so that nobody else can change it.
+            Only a table that was made so can be: of others, everybody goes on being an owner.
 
     Returns:
         A plan whose commit makes ``expected(desired)`` true; an empty one when it is already. A set
         or chain that is declared otherwise is made anew, for which every chain is filled anew. The
-        table itself is never deleted: a packet that is under way would find its maps empty, and
-        be lost.
+        table itself is not deleted: a packet that is under way would find its maps empty, and be
+        lost. Only where somebody has put an object into it that nft has no words for, it is.
     """
+    table = Line(f"add table {desired.family} {TABLE}{OWNED if owned else ''}")
     if observed is None:
-        table = Line(f"add table {desired.family} {TABLE}")
         fresh = _Difference(desired, Observed({}, {})).plan()
         return Plan(fresh.lines, (table, *fresh.preparation))
     if observed.dormant:
         # Declared without the flag, it wakes up, and before anything else is done.
-        awake = diff(desired, replace(observed, dormant=False))
-        wake = Line(f"add table {desired.family} {TABLE}")
-        return Plan(awake.lines, (wake, *awake.preparation))
+        awake = diff(desired, replace(observed, dormant=False, orphaned=False))
+        return Plan(awake.lines, (table, *awake.preparation))
+    if not all(map(SAYABLE, observed.names)):
+        # What nft cannot name, it can only remove with all the rest.
+        fresh = diff(desired, None, owned=owned)
+        return Plan((*removal(desired.family).lines, *fresh.preparation, *fresh.lines))
+    if owned and observed.orphaned:
+        adopted = diff(desired, replace(observed, orphaned=False))
+        return Plan((table, *adopted.lines), adopted.preparation)
     found = _Difference(desired, observed)
     sets = {name for name, there in observed.sets.items() if _reshaped(desired, name, there)}
     chains = {

@@ -15,7 +15,14 @@ from secgroupd.closing import Closing
 from secgroupd.core.compiler import GENERATION_MASK
 from secgroupd.core.model import ICMP, ICMPV6
 from secgroupd.core.tracked import Connection, Endpoint, Place, address
-from secgroupd.dataplane.netlink import ATTRIBUTE, NLA_NESTED, Netlink, attribute, attributes
+from secgroupd.dataplane.netlink import (
+    ATTRIBUTE,
+    NLA_NESTED,
+    Netlink,
+    attribute,
+    attributes,
+    reading,
+)
 from secgroupd.errors import DataplaneError
 
 SUBSYSTEM = 1 << 8
@@ -52,7 +59,7 @@ class Conntrack(Closing):
         Raises:
             DataplaneError: the kernel refused.
         """
-        try:
+        with reading("the connection table"):
             for number, body in enumerate(self._netlink.stream(SUBSYSTEM | GET, 0), 1):
                 if number % ENTRIES_BETWEEN_RESTS == 0:
                     # The interpreter runs one thread at a time: enforcement goes first.
@@ -60,8 +67,6 @@ class Conntrack(Closing):
                 found = _connection(body, minimums)
                 if found is not None:
                     yield found
-        except OSError as error:
-            raise DataplaneError(f"cannot read the connection table: {error}") from error
 
     def delete(self, connections: Sequence[Connection]) -> int:
         """Delete entries; return how many were still there. One that is gone is no error.

@@ -105,7 +105,13 @@ class RulesetEvents(Closing):
                 self._ours = True
                 yield Change(None, ours=True)
                 continue
-            end = _ending(datagram)
+            try:
+                end = _ending(datagram)
+            except struct.error:
+                # What makes no sense is as good as lost.
+                self._ours = True
+                yield Change(None, ours=True)
+                continue
             if end is None:
                 # Any string of that name will do: what is not ours after all is read once in vain.
                 self._ours = self._ours or OUR_NAME in datagram

@@ -10,7 +10,6 @@ import errno
 import os
 import socket
 import struct
-from collections.abc import Iterator
 
 from secgroupd.closing import Closing
 from secgroupd.core.bindings import Link
@@ -29,7 +28,10 @@ from secgroupd.dataplane.netlink import (
     attribute,
     attributes,
     opened,
+    reading,
     sent,
+    split_messages,
+    text,
 )
 from secgroupd.errors import DataplaneError
 
@@ -85,14 +87,12 @@ class Links(Closing):
         Raises:
             DataplaneError: they could not be read, or changed during every one of many tries.
         """
-        try:
+        with reading("the links"):
             for _ in range(DUMP_TRIES):
                 found = self._try()
                 if found is not None:
                     return tuple(sorted(found, key=lambda link: link.index))
-            raise DumpInterrupted(errno.EINTR, "the links changed during every try")
-        except OSError as error:
-            raise DataplaneError(f"cannot list links: {error}") from error
+            raise DumpInterrupted(errno.EINTR, "they changed during every try")
 
     def _try(self) -> list[Link] | None:
         """Return the links, or None when they changed meanwhile."""
@@ -106,7 +106,9 @@ class Links(Closing):
         found: list[Link] = []
         consistent = True
         while True:
-            for kind, flags, payload in self._messages():
+            for kind, flags, sequence, payload in split_messages(self._dump.recv(RECEIVE_BYTES)):
+                if sequence != self._sequence:
+                    continue
                 consistent = consistent and not flags & NLM_F_DUMP_INTR
                 if kind == NLMSG_DONE:
                     return found if consistent else None
@@ -117,16 +119,6 @@ class Links(Closing):
                     raise OSError(code, os.strerror(code))
                 if kind == NEW_LINK:
                     found.append(_link(payload))
-
-    def _messages(self) -> Iterator[tuple[int, int, memoryview]]:
-        """Receive once; yield (kind, flags, payload) of the messages that answer the last request."""
-        view = memoryview(self._dump.recv(RECEIVE_BYTES))
-        offset = 0
-        while offset + HEADER.size <= len(view):
-            length, kind, flags, sequence, _ = HEADER.unpack_from(view, offset)
-            if sequence == self._sequence:
-                yield kind, flags, view[offset + HEADER.size : offset + length]
-            offset += (length + 3) & ~3
 
 
 _LITTLE = struct.pack("=H", 1) == b"\1\0"
@@ -143,18 +135,13 @@ def _link(payload: memoryview) -> Link:
     name, alias, mac, master, member_of = "", None, None, None, None
     for kind, value in attributes(payload[INFO.size :]):
         if kind == NAME:
-            name = _text(value)
+            name = text(value)
         elif kind == ALIAS:
-            alias = _text(value)
+            alias = text(value)
         elif kind == ADDRESS and len(value) == MAC_BYTES:
             mac = value.hex(":")
         elif kind == MASTER:
             (master,) = struct.unpack("=I", value)
         elif kind == LINK_INFO:
-            member_of = next((_text(v) for k, v in attributes(value) if k == MEMBER_KIND), None)
+            member_of = next((text(v) for k, v in attributes(value) if k == MEMBER_KIND), None)
     return Link(name, index, alias, mac, master, bool(flags & IFF_UP), member_of)
-
-
-def _text(value: memoryview) -> str:
-    # The kernel asks nobody for UTF-8: one odd name must not keep all links from being seen.
-    return bytes(value).rstrip(b"\0").decode(errors="surrogateescape")

@@ -10,8 +10,10 @@ import os
 import socket
 import struct
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 from secgroupd.closing import Closing
+from secgroupd.errors import DataplaneError
 
 NETLINK_NETFILTER = 12
 NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP = 0x1, 0x4, 0x300
@@ -68,8 +70,40 @@ def attributes(payload: bytes | memoryview) -> Iterator[tuple[int, memoryview]]:
 
 
 def text(payload: memoryview) -> str:
-    """Return a NUL-terminated string."""
-    return bytes(payload).rstrip(b"\0").decode()
+    """Return a NUL-terminated string; the kernel asks nobody for UTF-8, and one odd name is no error."""
+    return bytes(payload).rstrip(b"\0").decode(errors="surrogateescape")
+
+
+def split_messages(datagram: bytes) -> Iterator[tuple[int, int, int, memoryview]]:
+    """Yield (kind, flags, sequence, payload) of each message of a datagram.
+
+    Raises:
+        OSError: it is not made of messages.
+    """
+    view = memoryview(datagram)
+    if not view:
+        raise OSError(errno.EBADMSG, "an empty datagram")
+    while len(view) >= HEADER.size:
+        length, kind, flags, sequence, _ = HEADER.unpack_from(view)
+        if not HEADER.size <= length <= len(view):
+            raise OSError(errno.EBADMSG, "a message that is longer or shorter than it says")
+        yield kind, flags, sequence, view[HEADER.size : length]
+        view = view[(length + 3) & ~3 :]
+
+
+@contextmanager
+def reading(what: str) -> Iterator[None]:
+    """Read something from the kernel.
+
+    Raises:
+        DataplaneError: the kernel refused, or what it says makes no sense.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise DataplaneError(f"cannot read {what}: {error}") from error
+    except (LookupError, ValueError, struct.error) as error:
+        raise DataplaneError(f"cannot make sense of {what}: {error!r}") from error
 
 
 def opened(protocol: int, groups: int = 0) -> socket.socket:
@@ -198,26 +232,17 @@ class Netlink(Closing):
         codes = [0] * len(messages)
         waiting = len(messages)
         while waiting:
-            for kind, _, sequence, answer in self._messages():
+            for kind, _, sequence, answer in split_messages(self._socket.recv(RECEIVE_BYTES)):
                 if kind == NLMSG_ERROR and sequence >= first:
                     codes[sequence - first] = -struct.unpack_from("=i", answer)[0]
                     waiting -= 1
         return codes
 
-    def _messages(self) -> Iterator[tuple[int, int, int, memoryview]]:
-        """Receive once; yield (kind, flags, sequence, payload) of each message."""
-        view = memoryview(self._socket.recv(RECEIVE_BYTES))
-        offset = 0
-        while offset + HEADER.size <= len(view):
-            length, kind, flags, sequence, _ = HEADER.unpack_from(view, offset)
-            yield kind, flags, sequence, view[offset + HEADER.size : offset + length]
-            offset += (length + 3) & ~3
-
     def _receive(self) -> tuple[list[memoryview], bool, bool]:
         """Receive once; return bodies, whether they are consistent, and whether it was the end."""
         bodies: list[memoryview] = []
         consistent = True
-        for kind, flags, sequence, body in self._messages():
+        for kind, flags, sequence, body in split_messages(self._socket.recv(RECEIVE_BYTES)):
             if sequence != self._sequence:
                 continue
             consistent = consistent and not flags & NLM_F_DUMP_INTR

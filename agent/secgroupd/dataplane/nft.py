@@ -8,6 +8,7 @@ import json
 import os
 import re
 import select
+import signal
 import subprocess
 import sys
 import time
@@ -17,9 +18,9 @@ from secgroupd.closing import Closing
 from secgroupd.core.counts import Count, Counts, Place
 from secgroupd.core.host import Bridging
 from secgroupd.core.names import ADOPTING, DENIED_FROM, DENIED_TO, SPOOFS
-from secgroupd.core.plan import Line, Observed, Plan, combined, removal
+from secgroupd.core.plan import OWNED, Line, Observed, Plan, combined, removal
 from secgroupd.dataplane import nft_read
-from secgroupd.dataplane.netlink import Netlink
+from secgroupd.dataplane.netlink import Netlink, reading
 from secgroupd.dataplane.nft_worker import LENGTH
 from secgroupd.errors import DataplaneError, OutcomeUnknown, TransactionRefused
 
@@ -41,12 +42,22 @@ ERROR_LINE = re.compile(r"^[^\n]*?:(\d+):(\d+)(?:-\d+)?: Error: (.*)$", re.MULTI
 
 
 class Nft(Closing):
-    """The kernel's nftables, seen from one network namespace."""
+    """The kernel's nftables, seen from one network namespace.
+
+    Raises:
+        DataplaneError: the kernel gives no socket, or ``/proc`` is not there.
+    """
 
     def __init__(self) -> None:
-        self._netlink = Netlink()
+        with reading("the network namespace"):
+            self._namespace = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            with reading("nftables"):
+                self._netlink = Netlink()
+        except DataplaneError:
+            os.close(self._namespace)
+            raise
         self._worker: subprocess.Popen[bytes] | None = None
-        self._namespace = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
 
     def close(self) -> None:
         """Stop the writer and close the sockets; the table stays as it is."""
@@ -60,10 +71,8 @@ class Nft(Closing):
         Raises:
             DataplaneError: it could not be read whole.
         """
-        try:
+        with reading("the table"):
             return nft_read.observe(self._netlink, family)
-        except OSError as error:
-            raise DataplaneError(f"cannot read the table: {error}") from error
 
     def adopting(self) -> frozenset[str]:
         """Return the interfaces of ports that are in their time of grace.
@@ -71,15 +80,12 @@ class Nft(Closing):
         Raises:
             DataplaneError: the set could not be read.
         """
-        try:
-            keys = [
-                key
+        with reading(f"the set {ADOPTING}"):
+            return frozenset(
+                os.fsdecode(key.rstrip(b"\0"))
                 for family in ("inet", "bridge")
                 for key in nft_read.elements(self._netlink, family, ADOPTING)
-            ]
-        except OSError as error:
-            raise DataplaneError(f"cannot read the set {ADOPTING}: {error}") from error
-        return frozenset(key.rstrip(b"\0").decode() for key in keys)
+            )
 
     def counts(self) -> Counts:
         """Return what the tables have counted.
@@ -90,11 +96,9 @@ class Nft(Closing):
             DataplaneError: the counters could not be read.
         """
         purposes = (SPOOFS, DENIED_FROM, DENIED_TO)
-        try:
+        with reading("the counters"):
             rules = {f: nft_read.counters(self._netlink, f) for f in nft_read.FAMILIES}
             sets = {f: nft_read.counted(self._netlink, f, purposes) for f in nft_read.FAMILIES}
-        except OSError as error:
-            raise DataplaneError(f"cannot read the counters: {error}") from error
 
         def by_interface(purpose: str) -> Mapping[Place, Count]:
             return {
@@ -123,21 +127,28 @@ class Nft(Closing):
         Raises:
             OutcomeUnknown: the writer died or went silent.
         """
-        commands = (
+        refused = self._refused(
             f"add table bridge {PROBE}",
             f"add chain bridge {PROBE} probe",
             f"add rule bridge {PROBE} probe ct state established ct zone set 1",
             f"add rule bridge {PROBE} probe goto nowhere",
         )
-        _, error = self._ask("".join(f"{command}\n" for command in commands).encode())
-        refused = {int(match[1]) for match in ERROR_LINE.finditer(error)}
-        if len(commands) not in refused:
-            raise OutcomeUnknown(
-                f"the nft writer cannot tell what the kernel can do: {error[:200]}"
-            )
         if refused & {1, 2}:
             return Bridging.NONE
         return Bridging.CLOSED if 3 in refused else Bridging.FULL
+
+    def owning(self) -> bool:
+        """Find out whether this writer can own tables that outlive it.
+
+        It takes Linux 6.9 and nft 1.1.0; it is asked as in ``bridging``.
+
+        Raises:
+            OutcomeUnknown: the writer died or went silent.
+        """
+        refused = self._refused(
+            f"add table inet {PROBE}{OWNED}", f"add rule inet {PROBE} nowhere accept"
+        )
+        return 1 not in refused
 
     def reobserve(self, known: Observed, plan: Plan, family: str = "inet") -> Observed:
         """Return the table, of which only what a plan touches has changed since it was known.
@@ -145,18 +156,28 @@ class Nft(Closing):
         Raises:
             DataplaneError: it could not be read.
         """
-        try:
+        with reading("the table"):
             names = sorted(name for where, name in plan.touched if where == family)
             return nft_read.reobserve(self._netlink, family, known, names)
-        except OSError as error:
-            raise DataplaneError(f"cannot read the table: {error}") from error
+
+    def _refused(self, *commands: str) -> frozenset[int]:
+        """Return which of some commands are refused, counted from 1; nothing of them is done.
+
+        The last one must be one that no kernel takes. Where nft itself does not understand an
+        earlier one, it does not ask the kernel for any.
+        """
+        _, error = self._ask("".join(f"{command}\n" for command in commands).encode())
+        refused = frozenset(int(match[1]) for match in ERROR_LINE.finditer(error))
+        if len(commands) not in refused and "syntax error" not in error:
+            raise OutcomeUnknown(
+                f"the nft writer cannot tell what the kernel can do: {error[:200]}"
+            )
+        return refused
 
     def generation(self) -> int:
         """Return the kernel's generation number, which every transaction of anyone raises."""
-        try:
+        with reading("the ruleset's generation"):
             return nft_read.generation(self._netlink)
-        except OSError as error:
-            raise DataplaneError(f"cannot read the ruleset's generation: {error}") from error
 
     def commit(self, plan: Plan) -> None:
         """Make a plan true: its preparation, which no packet notices, then its transaction.
@@ -199,7 +220,28 @@ class Nft(Closing):
         except (OSError, EOFError, TimeoutError, ValueError) as error:
             self._stop()
             code = worker.returncode
-            raise OutcomeUnknown(f"the nft writer gave no answer ({error}; exit {code})") from error
+            message = f"the nft writer gave no answer ({error}; exit {code})"
+            raise OutcomeUnknown(message + self._cause(code)) from error
+
+    def _cause(self, code: int) -> str:
+        """Return what may have killed the writer, if it was killed by itself.
+
+        nft 1.0.6 dies of sets that 1.1.2 or newer has written, in any table
+        (https://github.com/kubernetes/kubernetes/issues/136786).
+        """
+        if code != -signal.SIGSEGV:
+            return ""
+        try:
+            with reading("the tables of others"):
+                others = nft_read.tables_with_sets(self._netlink)
+        except DataplaneError:
+            return ""
+        if not others:
+            return ""
+        return (
+            f"; nftables before 1.1.1 dies of sets that a newer version has written, which may be in: "
+            f"{', '.join(others)}; it takes a newer nftables here, or an older one there"
+        )
 
     @staticmethod
     def _write(worker: subprocess.Popen[bytes], text: bytes, deadline: float) -> None:

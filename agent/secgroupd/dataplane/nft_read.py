@@ -6,7 +6,7 @@ own bytes are compared. Numbers are those of ``linux/netfilter/nf_tables.h``.
 
 import errno
 import struct
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from secgroupd.core.plan import Observed, ObservedChain, ObservedSet
 from secgroupd.core.ruleset import TABLE, Data, Hook
@@ -20,6 +20,7 @@ from secgroupd.dataplane.netlink import (
 )
 
 FAMILIES = {"inet": 1, "bridge": 7, "arp": 3}
+ALL_FAMILIES = {**FAMILIES, "ip": 2, "ip6": 10, "netdev": 5}
 SUBSYSTEM = 10 << 8
 GET_TABLE, GET_CHAIN, GET_RULE, GET_SET, GET_ELEMENTS = 1, 4, 7, 10, 13
 GET_GENERATION, GET_OBJECT = 16, 19
@@ -28,7 +29,7 @@ OBJECT_COUNTER, OBJECT_TIMEOUT = 1, 7
 HOOK_NAMES = {0: "prerouting", 1: "input", 2: "forward", 3: "output", 4: "postrouting"}
 ARP_HOOK_NAMES = {0: "input", 1: "output"}
 
-FLAG_DORMANT = 0x1
+FLAG_DORMANT, FLAG_OWNER, FLAG_PERSIST = 0x1, 0x2, 0x4
 FLAG_INTERVAL, FLAG_MAP, FLAG_TIMEOUT, FLAG_OBJECT = 0x4, 0x8, 0x10, 0x40
 ELEMENT_CATCHALL = 0x2
 ELEMENT_EXPRESSION, ELEMENT_OBJECT = 7, 9
@@ -119,6 +120,20 @@ def counters(netlink: Netlink, family: str) -> Mapping[str, tuple[int, int]]:
     }
 
 
+def tables_with_sets(netlink: Netlink) -> Sequence[str]:
+    """Return family and name of the tables of others that have sets, in order.
+
+    Raises:
+        OSError: the kernel refused to show them.
+    """
+    found = {
+        f"{family} {text(dict(attributes(body))[1])}"
+        for family, number in ALL_FAMILIES.items()
+        for body in netlink.dump(SUBSYSTEM | GET_SET, number)
+    }
+    return sorted(found - {f"{family} {TABLE}" for family in FAMILIES})
+
+
 def reobserve(netlink: Netlink, family: str, known: Observed, names: Iterable[str]) -> Observed:
     """Return the table, read anew where the named chains and sets are concerned.
 
@@ -141,9 +156,9 @@ def reobserve(netlink: Netlink, family: str, known: Observed, names: Iterable[st
         sets |= _sets(netlink, number, _ask(netlink, GET_SET, number, one))
         if _ask(netlink, GET_OBJECT, number, one + _number_attribute(3, OBJECT_COUNTER)):
             counters.add(name)
-    dormant = bool((_flags(netlink, number) or 0) & FLAG_DORMANT)
     timeouts = frozenset(_objects(netlink, number, OBJECT_TIMEOUT))
-    return Observed(chains, sets, timeouts, frozenset(counters), dormant)
+    flags = _flags(netlink, number) or 0
+    return Observed(chains, sets, timeouts, frozenset(counters), *_condition(flags))
 
 
 def _ask(netlink: Netlink, kind: int, family: int, payload: bytes) -> list[memoryview]:
@@ -179,8 +194,13 @@ def _read(netlink: Netlink, family: int) -> Observed | None:
         _sets(netlink, family, sets),
         frozenset(_objects(netlink, family, OBJECT_TIMEOUT)),
         frozenset(_objects(netlink, family, OBJECT_COUNTER)),
-        bool(flags & FLAG_DORMANT),
+        *_condition(flags),
     )
+
+
+def _condition(flags: int) -> tuple[bool, bool]:
+    """Return whether a table of such flags is dormant, and whether its owner is gone."""
+    return bool(flags & FLAG_DORMANT), flags & (FLAG_OWNER | FLAG_PERSIST) == FLAG_PERSIST
 
 
 def _objects(netlink: Netlink, family: int, kind: int) -> Mapping[str, memoryview]:

@@ -1,0 +1,123 @@
+"""With a newer nft the tables are the agent's alone; and what a newer nft writes kills an older one."""
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+from tests.netns import debian13
+from tests.netns.agents import Agent, await_that, document
+from tests.netns.test_drift import nft
+
+pytestmark = pytest.mark.netns
+
+FAMILIES = ("inet", "bridge", "arp")
+
+
+@pytest.fixture
+def newer(agent: Agent) -> Agent:
+    """An agent that has Debian 13's Python and nft."""
+    agent.program = debian13.command(agent.directory, "python3", "-m", "secgroupd.daemon")
+    return agent
+
+
+def by_newer(agent: Agent, *words: str) -> str:
+    """Have Debian 13's nft do something; return all that it says."""
+    command = debian13.command(agent.directory, "nft", *words)
+    done = agent.lab.hv.run(command, check=False)
+    return done.stdout + done.stderr
+
+
+def owned(agent: Agent) -> bool:
+    shown = [by_newer(agent, "list", "table", family, "secgroupd") for family in FAMILIES]
+    return all("flags owner,persist" in text for text in shown)
+
+
+def writer(agent: Agent) -> int:
+    assert agent.process
+    pid = agent.process.pid
+    (child,) = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return int(child)
+
+
+def test_nobody_else_can_change_the_tables(newer: Agent) -> None:
+    newer.give(document())
+    newer.start()
+    assert owned(newer)
+    for harm in ("delete table inet secgroupd", "add rule inet secgroupd deny_in accept"):
+        assert "Operation not permitted" in by_newer(newer, harm)
+    nft(newer, "add table ip theirs")
+    nft(newer, "flush ruleset")
+    assert "theirs" not in by_newer(newer, "list tables")
+    assert (newer.passes(1000), newer.passes(1001)) == (True, False)
+    newer.give(document("1001"))
+    await_that(lambda: newer.passes(1001))
+    assert not newer.passes(1000)
+    assert newer.metric("drift_repairs_total") == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_tables_outlive_their_owner_and_get_a_new_one(newer: Agent, number: signal.Signals) -> None:
+    newer.give(document())
+    newer.start()
+    newer.stop(number)
+    await_that(lambda: not owned(newer))
+    assert (newer.passes(1000), newer.passes(1001)) == (True, False)
+    assert not by_newer(newer, "add chain inet secgroupd theirs"), "nobody's, so anybody's"
+    newer.start()
+    assert owned(newer)
+    assert "theirs" not in by_newer(newer, "list table inet secgroupd")
+    assert (newer.passes(1000), newer.passes(1001)) == (True, False)
+
+
+def test_a_writer_that_dies_loses_nothing_and_the_next_one_owns(newer: Agent) -> None:
+    newer.give(document())
+    newer.start()
+    os.kill(writer(newer), signal.SIGKILL)
+    await_that(lambda: not owned(newer))
+    assert (newer.passes(1000), newer.passes(1001)) == (True, False)
+    newer.give(document("1001"))
+    await_that(lambda: newer.passes(1001))
+    await_that(lambda: owned(newer))
+
+
+def test_where_it_is_not_wanted_drift_is_repaired_instead(newer: Agent) -> None:
+    newer.configure(protect_tables=False)
+    newer.give(document())
+    newer.start()
+    assert not owned(newer)
+    assert not by_newer(newer, "delete table inet secgroupd")
+    await_that(lambda: newer.metric("drift_repairs_total") == 1)
+    assert (newer.passes(1000), newer.passes(1001)) == (True, False)
+
+
+def test_an_upgrade_takes_the_tables_as_they_are(agent: Agent) -> None:
+    agent.give(document())
+    agent.start()
+    assert not owned(agent)
+    agent.stop()
+    agent.program = debian13.command(agent.directory, "python3", "-m", "secgroupd.daemon")
+    agent.start()
+    assert agent.status()["healthy"]
+    agent.give(document("1001"))
+    await_that(lambda: agent.passes(1001))
+    assert not agent.passes(1000)
+    assert not by_newer(agent, "delete table inet secgroupd")
+    await_that(lambda: agent.metric("drift_repairs_total") == 1)
+    await_that(lambda: "owner" in by_newer(agent, "list table inet secgroupd"))
+
+
+def test_a_foreign_set_that_kills_our_nft_opens_nothing_and_is_named(agent: Agent) -> None:
+    agent.give(document())
+    agent.start()
+    by_newer(agent, "add table ip theirs")
+    made = "add set ip theirs friends { type ipv4_addr; elements = { 192.0.2.1 } }"
+    assert not by_newer(agent, made)
+    agent.give(document("1001"))
+    await_that(lambda: agent.status().get("error"))
+    error = str(agent.status()["error"])
+    assert error.partition("may be in: ")[2].startswith("ip theirs; "), error
+    assert (agent.passes(1000), agent.passes(1001)) == (True, False)
+    by_newer(agent, "delete table ip theirs")
+    await_that(lambda: agent.passes(1001))
+    assert not agent.passes(1000) and agent.status()["healthy"]
