@@ -19,6 +19,7 @@ from pathlib import Path
 
 from secgroupd import __version__
 from secgroupd.config import DEFAULT_PATH, Settings, load
+from secgroupd.configured import configure
 from secgroupd.control import Control
 from secgroupd.dataplane.conntrack import Conntrack
 from secgroupd.dataplane.events import RulesetEvents
@@ -27,7 +28,7 @@ from secgroupd.dataplane.links import Links
 from secgroupd.dataplane.nft import Nft
 from secgroupd.endpoint import Endpoint, Unservable, check
 from secgroupd.errors import DataplaneError, SecgroupdError, SettingsError
-from secgroupd.guard import Guard, configure
+from secgroupd.guard import Guard
 from secgroupd.memory import FileMemory, PatientMemory
 from secgroupd.metrics import Metrics
 from secgroupd.notify import notify

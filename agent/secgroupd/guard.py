@@ -248,15 +248,6 @@ class Guard:
         return dict(sorted(found.items()))
 
 
-def configure(reconciler: Reconciler, settings: Settings) -> None:
-    """Hand a reconciler what the settings say of how ports are enforced."""
-    reconciler.managed = settings.managed_interfaces
-    reconciler.mode = settings.clearing
-    reconciler.grace = int(settings.adoption_grace)
-    reconciler.timeouts = settings.timeouts
-    reconciler.protect = settings.protect_tables
-
-
 def _held_back(outcome: Outcome) -> str | None:
     if not outcome.held:
         return None

@@ -11,6 +11,7 @@ from secgroupd.commands.documents import load_settings, read
 from secgroupd.commands.live import described, would_be_cut
 from secgroupd.commands.output import complain, complain_of, counted, write
 from secgroupd.config import Settings
+from secgroupd.configured import configure
 from secgroupd.core.bindings import Bound, bind
 from secgroupd.core.clearing import Cleared
 from secgroupd.core.host import FAMILIES, Bridging
@@ -23,7 +24,6 @@ from secgroupd.dataplane.conntrack import Conntrack
 from secgroupd.dataplane.links import Links
 from secgroupd.dataplane.nft import Nft
 from secgroupd.errors import StoreError
-from secgroupd.guard import configure
 from secgroupd.memory import FileMemory
 from secgroupd.reconcile import Reconciler, Record
 from secgroupd.sweep import sweep

@@ -12,13 +12,13 @@ from secgroupd.commands.arguments import Verbs, add_verb
 from secgroupd.commands.documents import load_settings
 from secgroupd.commands.output import complain, complain_of, counted, write
 from secgroupd.config import Settings
+from secgroupd.configured import configure
 from secgroupd.core.bindings import bind
 from secgroupd.core.model import State
 from secgroupd.core.policy import Policy
 from secgroupd.dataplane.links import Links
 from secgroupd.dataplane.nft import Nft
 from secgroupd.errors import DataplaneError, SecgroupdError, SettingsError
-from secgroupd.guard import configure
 from secgroupd.memory import FileMemory, PatientMemory
 from secgroupd.reconcile import Forgetful, Memory, Reconciler
 from secgroupd.rundir import AlreadyRunning, lock, make_directory
