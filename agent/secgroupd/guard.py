@@ -124,8 +124,8 @@ class Guard:
                 self.error = "no document has been accepted; the rules that are there stay"
                 self.tell()
                 return False
-            links, bridging = self.links.read(), self.reconciler.bridging
-            bound = bind(Policy(state), self.settings.host_id, links, bridging)
+            links, abilities = self.links.read(), self.reconciler.abilities
+            bound = bind(Policy(state), self.settings.host_id, links, abilities)
             outcome = self.reconciler.apply(state, bound.bindings)
         except DataplaneError as error:
             self._failed(error, time.monotonic() - began)
@@ -137,7 +137,7 @@ class Guard:
     def bridges(self) -> str:
         """What becomes of ports on a bridge of this host, in a word."""
         try:
-            bridging = self.reconciler.bridging
+            bridging = self.reconciler.abilities.bridging
         except DataplaneError:
             return "unknown"
         return {

@@ -18,7 +18,7 @@ from secgroupd.core.compiler import compile_host
 from secgroupd.core.draft import Binding
 from secgroupd.core.drift import Change
 from secgroupd.core.holding import ports_behind
-from secgroupd.core.host import FAMILIES, Bridging, Generations, Host
+from secgroupd.core.host import FAMILIES, Abilities, Bridging, Generations, Host
 from secgroupd.core.model import Clearing, State, Timeout
 from secgroupd.core.names import ADOPTING
 from secgroupd.core.plan import Line, Observed, Plan, combined, diff, removal
@@ -50,8 +50,8 @@ class Kernel(Protocol):
     def reobserve(self, known: Observed, plan: Plan, family: str = "inet") -> Observed:
         """Return a table, of which only what a plan touches has changed since it was known."""
 
-    def bridging(self) -> Bridging:
-        """Return what the kernel can do for ports on a bridge."""
+    def abilities(self) -> Abilities:
+        """Return what the kernel can do."""
 
     def generation(self) -> int:
         """Return a number that every change of any table raises."""
@@ -152,7 +152,7 @@ class Reconciler:
     _suspects: tuple[Change, ...] = ()
     _held: Mapping[str, str] = field(default_factory=dict)
     _held_for: State | None = None
-    _bridging: Bridging | None = None
+    _abilities: Abilities | None = None
     _owning: bool | None = None
 
     @property
@@ -173,7 +173,7 @@ class Reconciler:
         cleared = self._cleared(policy)
         generations = self._generations(bindings, cleared)
         held = frozenset(self._held)
-        host = Host(bindings, self.managed, self.timeouts, self.bridging, held)
+        host = Host(bindings, self.managed, self.timeouts, self.abilities, held)
         tables = compile_host(policy, host, generations)
         plan = self._difference(tables)
         if plan:
@@ -182,15 +182,15 @@ class Reconciler:
         return Proposal(policy, tables, plan, cleared, record)
 
     @property
-    def bridging(self) -> Bridging:
-        """What the kernel can do for ports on a bridge; it is asked once.
+    def abilities(self) -> Abilities:
+        """What the kernel can do; it is asked once.
 
         Raises:
             DataplaneError: it could not be asked.
         """
-        if self._bridging is None:
-            self._bridging = self.kernel.bridging()
-        return self._bridging
+        if self._abilities is None:
+            self._abilities = self.kernel.abilities()
+        return self._abilities
 
     def _difference(self, tables: Mapping[str, Ruleset]) -> Plan:
         if self.protect and self._owning is None:
@@ -279,7 +279,7 @@ class Reconciler:
         """
         if self.kernel.generation() != self._known_at:
             self._known = None
-        needed = {"inet"} if self.bridging is Bridging.NONE else {"inet", "bridge"}
+        needed = {"inet"} if self.abilities.bridging is Bridging.NONE else {"inet", "bridge"}
         return needed <= self._observed().keys()
 
     def heard(self, changes: Iterable[Change]) -> int:
@@ -362,7 +362,7 @@ class Reconciler:
 
         Ports that are met for the first time, and those whose VPC is tracked in another zone now.
         """
-        if not self.grace:
+        if not self.grace or not self.abilities.tracking:
             return ()
         accepted = self.record.accepted
         before = Policy(accepted) if accepted is not None else None
@@ -378,7 +378,7 @@ class Reconciler:
             for port_id, binding in sorted(bindings.items())
             if (port_id not in known or policy.ports[port_id].vpc_id in moved)
             and quotable(binding.interface)
-            and (binding.bridge is None or self.bridging is Bridging.FULL)
+            and (binding.bridge is None or self.abilities.bridging is Bridging.FULL)
         )
 
     def _local(self, policy: Policy) -> list[str]:

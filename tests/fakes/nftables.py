@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from ipaddress import IPv4Address, IPv6Address
 
-from secgroupd.core.host import Bridging
+from secgroupd.core.host import Abilities
 from secgroupd.core.plan import Line, Observed, ObservedChain, ObservedSet, Plan
 from secgroupd.core.ruleset import Data, Hook
 from secgroupd.errors import TransactionRefused
@@ -212,8 +212,8 @@ class FakeKernel:
         """The table of routed ports."""
         return self.tables.get("inet")
 
-    def bridging(self) -> Bridging:
-        return Bridging.FULL
+    def abilities(self) -> Abilities:
+        return Abilities()
 
     def owning(self) -> bool:
         return False

@@ -8,7 +8,7 @@ from tests.builders import both, group, port, state
 from tests.enforcing import bindings, enforcer
 
 from secgroupd.core.bindings import Link, bind
-from secgroupd.core.host import Bridging
+from secgroupd.core.host import Abilities, Bridging
 from secgroupd.core.model import TCP, UDP
 from secgroupd.core.policy import Policy
 from secgroupd.proving import frames
@@ -33,7 +33,7 @@ FAR = {4: ip_address("203.0.113.9"), 6: ip_address("2001:db8::9")}
 def test_it_is_closed_both_ways_in_both_families(claimed: bool) -> None:
     made = OPEN if claimed else replace(OPEN, instances=OPEN.instances[:1])
     with Lab(wired=Wiring.SWITCHED) as lab, enforcer(lab) as reconciler:
-        reconciler._bridging = Bridging.CLOSED
+        reconciler._abilities = Abilities(Bridging.CLOSED)
         for instance in made.instances:
             (one,) = instance.ports
             name = one.interface or ""
@@ -69,6 +69,6 @@ def test_it_is_closed_both_ways_in_both_families(claimed: bool) -> None:
 
 def test_a_port_says_what_is_missing() -> None:
     links = [Link("br0", 1), Link("tap-a", 2, master=1, member_of="bridge")]
-    found = bind(Policy(OPEN), "here", links, Bridging.CLOSED)
+    found = bind(Policy(OPEN), "here", links, Abilities(Bridging.CLOSED))
     assert "nf_conntrack_bridge" in found.waiting["a"] and "closed" in found.waiting["a"]
     assert "a" in found.bindings, "it is bound, so that it is closed whatever it is called"

@@ -15,7 +15,7 @@ from tests.fakes.nftables import FakeKernel, Table, differences
 from secgroupd.core import names
 from secgroupd.core.compiler import compile_host, compile_ruleset
 from secgroupd.core.draft import Binding
-from secgroupd.core.host import FAMILIES, Bridging, Generations, Host
+from secgroupd.core.host import FAMILIES, Abilities, Bridging, Generations, Host
 from secgroupd.core.model import Clearing, State, Timeout
 from secgroupd.core.plan import (
     ELEMENTS_A_LINE,
@@ -126,7 +126,9 @@ def _host(random: Random) -> Mapping[str, Ruleset]:
         if random.random() < 0.8
     }
     return compile_host(
-        Policy(made), Host(bindings, bridging=random.choice([*Bridging])), Generations(3, 2)
+        Policy(made),
+        Host(bindings, abilities=Abilities(random.choice([*Bridging]), random.random() < 0.9)),
+        Generations(3, 2),
     )
 
 

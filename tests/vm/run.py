@@ -20,8 +20,11 @@ THROUGH_NAT = (
 )
 WORKERS = ("-n", str(CPUS))
 
+UNTRACKED = "tests/vm/test_untracked.py"
+
 SELECTION = (
-    (*WORKERS, "tests/vm"),
+    (UNTRACKED,),
+    (*WORKERS, "tests/vm", f"--ignore={UNTRACKED}"),
     (
         *WORKERS,
         "tests/netns/test_enforcement.py",

@@ -14,7 +14,7 @@ from secgroupd.config import Settings
 from secgroupd.configured import configure
 from secgroupd.core.bindings import Bound, bind
 from secgroupd.core.clearing import Cleared
-from secgroupd.core.host import FAMILIES, Bridging
+from secgroupd.core.host import FAMILIES, Abilities
 from secgroupd.core.model import State
 from secgroupd.core.plan import Line, Plan
 from secgroupd.core.policy import Policy
@@ -68,7 +68,7 @@ def run_plan(args: argparse.Namespace) -> int:
     settings = load_settings(args.config)
     state = _state(args, settings)
     with _reconciler(settings) as reconciler:
-        bound = _bound(state, settings, reconciler.bridging)
+        bound = _bound(state, settings, reconciler.abilities)
         proposal = reconciler.propose(state, bound.bindings)
         with Conntrack() as table:
             doomed = [described(one) for one in would_be_cut(table, proposal, bound.bindings)]
@@ -107,7 +107,7 @@ def run_apply(args: argparse.Namespace) -> int:
 
 def _apply(reconciler: Reconciler, nft: Nft, state: State, settings: Settings) -> None:
     """Run one cycle and the sweep after it, and say what was done."""
-    bound = _bound(state, settings, reconciler.bridging)
+    bound = _bound(state, settings, reconciler.abilities)
     outcome = reconciler.apply(state, bound.bindings)
     if outcome.plan:
         commands = sum(len(part) for part in outcome.plan.transactions)
@@ -154,9 +154,9 @@ def _state(args: argparse.Namespace, settings: Settings) -> State:
     return parsed.state
 
 
-def _bound(state: State, settings: Settings, bridging: Bridging) -> Bound:
+def _bound(state: State, settings: Settings, abilities: Abilities) -> Bound:
     with Links() as links:
-        return bind(Policy(state), settings.host_id, links.read(), bridging)
+        return bind(Policy(state), settings.host_id, links.read(), abilities)
 
 
 @contextmanager

@@ -83,7 +83,7 @@ def _enforce(state: State, settings: Settings, memory: Memory) -> None:
     with Nft() as nft, Links() as links:
         reconciler = Reconciler(nft, memory)
         configure(reconciler, settings)
-        bound = bind(Policy(state), settings.host_id, links.read(), reconciler.bridging)
+        bound = bind(Policy(state), settings.host_id, links.read(), reconciler.abilities)
         reconciler.apply(state, bound.bindings)
     write(f"enforced: revision {state.revision}, {counted(len(bound.bindings), 'port')}")
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from secgroupd.core.draft import Binding
-from secgroupd.core.host import Bridging
+from secgroupd.core.host import ABLE, Abilities, Bridging
 from secgroupd.core.model import Port
 from secgroupd.core.policy import Policy
 from secgroupd.core.ruleset import quotable
@@ -59,29 +59,30 @@ UNENFORCEABLE: Mapping[Bridging, str] = {
 }
 """Why a port on a bridge waits."""
 
+UNTRACKED = "this kernel does not track connections (module nf_conntrack): it is closed"
+"""Why every port waits."""
 
-def bind(
-    policy: Policy, host_id: str, links: Iterable[Link], bridging: Bridging = Bridging.FULL
-) -> Bound:
+
+def bind(policy: Policy, host_id: str, links: Iterable[Link], abilities: Abilities = ABLE) -> Bound:
     """Find the interfaces of the ports that live on this host.
 
     Args:
         policy: the resolved document.
         host_id: what the document calls this host.
         links: every link of the host.
-        bridging: what the kernel can do for ports on a bridge; where it cannot track their
-            connections, they are bound, so that they are closed, and wait.
+        abilities: what the kernel can do; where it cannot track a port's connections, the port is
+            bound, so that it is closed, and waits.
 
     Returns:
         The same for equal arguments, whatever the order of the links.
     """
-    return _Binder(sorted(links, key=lambda link: link.index), host_id, bridging).bind(policy)
+    return _Binder(sorted(links, key=lambda link: link.index), host_id, abilities).bind(policy)
 
 
 class _Binder:
-    def __init__(self, links: Sequence[Link], host_id: str, bridging: Bridging) -> None:
+    def __init__(self, links: Sequence[Link], host_id: str, abilities: Abilities) -> None:
         self._host_id = host_id
-        self._bridging = bridging
+        self._abilities = abilities
         self._names = {link.index: link.name for link in links}
         self._by_name = {link.name: link for link in links}
         self._by_alias: dict[str, list[Link]] = {}
@@ -130,10 +131,10 @@ class _Binder:
     def _on(self, link: Link, index: int | None) -> tuple[Binding, str | None]:
         """Return the binding to a link, and why it does not do, if so."""
         if link.member_of in ROUTED:
-            return Binding(link.name, index), None
+            return Binding(link.name, index), None if self._abilities.tracking else UNTRACKED
         master = self._names.get(link.master or 0, f"link {link.master}")
         if link.member_of == "bridge":
-            reason = UNENFORCEABLE.get(self._bridging)
+            reason = UNENFORCEABLE.get(self._abilities.bridging)
             return Binding(link.name, index, master), reason and f"{link.name} {reason}"
         kind = link.member_of
         return Binding(link.name, index), (

@@ -67,7 +67,7 @@ def compile_host(policy: Policy, host: Host, generations: Generations) -> Mappin
         bridge any moment. ``arp`` is there for routed ports with a source check.
     """
     tables = {"inet": compile_ruleset(policy, host, generations)}
-    if host.bridging is not Bridging.NONE:
+    if host.abilities.bridging is not Bridging.NONE:
         tables["bridge"] = compile_ruleset(policy, host, generations, "bridge")
     arp = Draft("arp")
     routed = [(p, b) for p, b in _local(policy, host, "inet") if p.port_security_enabled]
@@ -119,8 +119,7 @@ class _Compiler:
 
     def ruleset(self) -> Ruleset:
         local = _local(self.policy, self.host, self.draft.family)
-        if self._bridged and (not local or self.host.bridging is not Bridging.FULL):
-            # Tracking bridged connections concerns every bridge of the host: not without need.
+        if self._only_closes(local):
             self._closed()
             return self.draft.ruleset({})
         judged = [(port, binding) for port, binding in local if port.port_security_enabled]
@@ -132,6 +131,12 @@ class _Compiler:
         self._raw(judged)
         self._base(maps, self._guards(judged))
         return self.draft.ruleset(self.peers.sets, self.peers.counters)
+
+    def _only_closes(self, local: Sequence[LocalPort]) -> bool:
+        can = self.host.abilities
+        # Tracking bridged connections concerns every bridge of the host: not without need.
+        bridged = self._bridged and (not local or can.bridging is not Bridging.FULL)
+        return bridged or not can.tracking
 
     @property
     def _bridged(self) -> bool:
@@ -189,7 +194,7 @@ class _Compiler:
             name = self.draft.interface_set("claimed", claimed)
             lines.append(f"{side}ifname @{name} goto {names.CLOSED}")
         by_index = {b: f"goto {names.CLOSED}" for b in claimed if not quotable(b.interface)}
-        if self._bridged and by_index:
+        if (self._bridged or not self.host.abilities.tracking) and by_index:
             lines += self.draft.interface_map("claimed_by_index", by_index).lines(side)
         return lines
 

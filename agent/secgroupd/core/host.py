@@ -37,6 +37,17 @@ class Bridging(Enum):
     """Nothing at all: frames between the ports of a bridge pass whatever the rules say."""
 
 
+@dataclass(frozen=True, slots=True)
+class Abilities:
+    """What this kernel can do. Without ``tracking`` of connections, every port is closed."""
+
+    bridging: Bridging = Bridging.FULL
+    tracking: bool = True
+
+
+ABLE = Abilities()
+"""Everything that the agent needs."""
+
 FAMILIES = ("inet", "bridge", "arp")
 """The families in which there may be a table: routed ports, ports on bridges, ARP of routed ones."""
 
@@ -53,6 +64,6 @@ class Host:
     managed: tuple[str, ...] = ("tap*", "vnet*")
     timeouts: Mapping[Timeout, int] = field(default_factory=dict)
     """Seconds; what is not named keeps the kernel's own, as do connections of no port."""
-    bridging: Bridging = Bridging.FULL
+    abilities: Abilities = ABLE
     held: frozenset[str] = frozenset()
     """Ports that are closed whatever their rules say, because the kernel refuses theirs."""

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 
 from secgroupd.closing import Closing
 from secgroupd.core.counts import Count, Counts, Place
-from secgroupd.core.host import Bridging
+from secgroupd.core.host import Abilities, Bridging
 from secgroupd.core.names import ADOPTING, DENIED_FROM, DENIED_TO, SPOOFS
 from secgroupd.core.plan import OWNED, Line, Observed, Plan, combined, removal
 from secgroupd.dataplane import nft_read
@@ -118,29 +118,33 @@ class Nft(Closing):
             by_interface(DENIED_TO),
         )
 
-    def bridging(self) -> Bridging:
-        """Find out what the kernel can do for ports on a bridge.
+    def abilities(self) -> Abilities:
+        """Find out what the kernel can do.
 
-        It is asked by a transaction whose last command is always refused, so that nothing of it
+        It is asked by transactions whose last command is always refused, so that nothing of them
         ever is there; what else is refused tells what the kernel lacks.
 
         Raises:
             OutcomeUnknown: the writer died or went silent.
         """
-        refused = self._refused(
-            f"add table bridge {PROBE}",
-            f"add chain bridge {PROBE} probe",
-            f"add rule bridge {PROBE} probe ct state established ct zone set 1",
-            f"add rule bridge {PROBE} probe goto nowhere",
-        )
-        if refused & {1, 2}:
-            return Bridging.NONE
-        return Bridging.CLOSED if 3 in refused else Bridging.FULL
+        refused = {
+            family: self._refused(
+                f"add table {family} {PROBE}",
+                f"add chain {family} {PROBE} probe",
+                f"add rule {family} {PROBE} probe ct state established ct zone set 1",
+                f"add rule {family} {PROBE} probe goto nowhere",
+            )
+            for family in ("inet", "bridge")
+        }
+        bridging = Bridging.CLOSED if 3 in refused["bridge"] else Bridging.FULL
+        if refused["bridge"] & {1, 2}:
+            bridging = Bridging.NONE
+        return Abilities(bridging, tracking=3 not in refused["inet"])
 
     def owning(self) -> bool:
         """Find out whether this writer can own tables that outlive it.
 
-        It takes Linux 6.9 and nft 1.1.0; it is asked as in ``bridging``.
+        It takes Linux 6.9 and nft 1.1.0; it is asked as in ``abilities``.
 
         Raises:
             OutcomeUnknown: the writer died or went silent.

@@ -7,7 +7,7 @@ from tests.builders import port, state
 
 from secgroupd.core.bindings import Bound, Link, bind
 from secgroupd.core.draft import Binding
-from secgroupd.core.host import Bridging
+from secgroupd.core.host import Abilities, Bridging
 from secgroupd.core.model import Port
 from secgroupd.core.policy import Policy
 
@@ -16,8 +16,8 @@ MAC, TAP_MAC = "fa:16:3e:00:00:01", "fe:16:3e:00:00:01"
 
 def bound(ports: list[Port], *links: Link, bridging: Bridging = Bridging.FULL) -> Bound:
     policy = Policy(state(ports=ports))
-    found = bind(policy, "hv1", links, bridging)
-    other = bind(policy, "hv1", reversed(links), bridging)
+    found = bind(policy, "hv1", links, Abilities(bridging))
+    other = bind(policy, "hv1", reversed(links), Abilities(bridging))
     assert found == other, "the order of links must not matter"
     return found
 
@@ -168,6 +168,15 @@ def test_a_port_on_a_bridge_waits_where_the_kernel_cannot_track_it(
     assert found.waiting.keys() == {"p"}
     assert found.waiting["p"].startswith("tap-p is on a bridge, and this kernel does not track")
     assert found.waiting["p"].endswith(reason)
+
+
+def test_every_port_waits_where_the_kernel_tracks_nothing() -> None:
+    ports = [port("p"), port("q")]
+    links = [BRIDGE, on_bridge("tap-p"), Link("tap-q", 4)]
+    without = Abilities(Bridging.CLOSED, tracking=False)
+    found = bind(Policy(state(ports=ports)), "hv1", links, without)
+    assert found.bindings.keys() == found.waiting.keys() == {"p", "q"}
+    assert "nf_conntrack" in found.waiting["q"] and "closed" in found.waiting["q"]
 
 
 def test_two_links_on_bridges_that_fit_are_as_doubtful_as_any() -> None:
