@@ -35,6 +35,7 @@ from secgroupd.notify import notify
 from secgroupd.reconcile import Reconciler
 from secgroupd.rundir import AlreadyRunning, holds, lock, make_directory
 from secgroupd.sources.files import Watcher
+from secgroupd.suspicion import Suspicion
 from secgroupd.sweeper import Sweeper
 from secgroupd.traffic import Traffic
 
@@ -130,7 +131,14 @@ class Daemon:
         self._traffic = Traffic(Nft, carried)
         metrics = Metrics(sweeps=sweeper, traffic=self._traffic)
         self.guard = Guard(
-            settings, reconciler, memory, self._links, sweeper, metrics, self._traffic
+            settings,
+            reconciler,
+            memory,
+            self._links,
+            sweeper,
+            metrics,
+            self._traffic,
+            Suspicion(settings.run_dir),
         )
         self._configure(settings)
         self._wake, waker = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)

@@ -23,11 +23,21 @@ from secgroupd.metrics import Metrics, PortState, Result, Snapshot
 from secgroupd.reconcile import Outcome, Reconciler
 from secgroupd.rundir import write_status
 from secgroupd.sources import files
+from secgroupd.suspicion import SECONDS, TIMES, Suspicion
 from secgroupd.sweeper import Job, Sweeper
 from secgroupd.traffic import Traffic
 
 PORTS_NAMED = 5
 """How many of the ports that are held back the error of the status names."""
+
+FATAL = Problem(
+    "-",
+    1,
+    1,
+    "document-fatal",
+    f"the agent has ended {TIMES} times while it took this document up, which is left alone for "
+    f"{SECONDS / 60:.0f} minutes: change it, or look into the journal for what ended the agent",
+)
 
 PROBLEMS_LOGGED = 50
 """How many problems of a refused document are logged; ``secgroupctl check`` shows all."""
@@ -60,6 +70,7 @@ class Guard:
     sweeper: Sweeper
     metrics: Metrics
     traffic: Traffic
+    suspicion: Suspicion
     now: Callable[[], float] = time.time
     state: State | None = None
     problems: tuple[Problem, ...] = ()
@@ -88,6 +99,8 @@ class Guard:
         try:
             parsed = self._parsed(reading)
         except DocumentError as error:
+            if FATAL not in error.problems:
+                self.suspicion.taken_up()
             self.problems = error.problems
             for problem in error.problems[:PROBLEMS_LOGGED]:
                 log.error("document-refused %s", problem)
@@ -101,6 +114,8 @@ class Guard:
             log.warning("document-doubtful %s", warning)
 
     def _parsed(self, reading: files.Reading) -> Parsed:
+        if not self.suspicion.taking_up(reading.digest):
+            raise DocumentError((FATAL,))
         if reading.problems:
             raise DocumentError(reading.problems)
         return parse(reading.sources, limits=self.settings.limits)
@@ -115,6 +130,12 @@ class Guard:
         Without any document, neither a new nor a remembered one, what an earlier agent has left in
         the kernel stays as it is; where nothing is, managed interfaces are closed.
         """
+        well = self._enforce()
+        if FATAL not in self.problems:
+            self.suspicion.taken_up()
+        return well
+
+    def _enforce(self) -> bool:
         began = time.monotonic()
         state = self.state or State()
         try:

@@ -101,6 +101,21 @@ class Agent:
         self.process = None
         return code
 
+    def pause(self) -> None:
+        """Stop it as a debugger would, and wait until none of its threads runs."""
+        assert self.process
+        tasks = Path(f"/proc/{self.process.pid}/task")
+        self.process.send_signal(signal.SIGSTOP)
+        await_that(
+            lambda: (
+                {
+                    (task / "stat").read_text().rpartition(")")[2].split()[0]
+                    for task in tasks.iterdir()
+                }
+                == {"T"}
+            )
+        )
+
     def status(self) -> dict[str, object]:
         try:
             found: dict[str, object] = json.loads(

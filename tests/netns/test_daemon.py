@@ -305,7 +305,7 @@ def test_a_daemon_that_hangs_is_called_degraded_and_its_rules_stay(
     agent.give(document())
     agent.start()
     assert agent.process
-    agent.process.send_signal(signal.SIGSTOP)
+    agent.pause()
     try:
         assert agent.ask("status") == 3
         assert "does not answer: timed out" in capsys.readouterr().out

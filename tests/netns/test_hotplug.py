@@ -179,7 +179,7 @@ def test_what_happens_while_it_is_stopped_is_all_known_when_it_goes_on(agent: Ag
     agent.give(document(identity="host_id: hv1"))
     agent.start()
     assert agent.process
-    agent.process.send_signal(signal.SIGSTOP)
+    agent.pause()
     ip(agent, "tuntap add tapx mode tap")
     ip(agent, *(f"link set tapx mtu {1000 + at % 2}" for at in range(20_000)))
     assert overrun(agent)

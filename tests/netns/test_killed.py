@@ -1,16 +1,21 @@
 """The daemon is killed at any moment, and another version's table is in its place at the start."""
 
+import os
 import re
 import signal
 import time
+from pathlib import Path
 from random import Random
 
 import pytest
-from tests.netns.agents import CLIENT, SERVER, Agent, await_that
+from tests.netns.agents import CLIENT, PATIENCE, SERVER, Agent, await_that
 from tests.netns.streams import Stream, may_be_missed
+
+from secgroupd.suspicion import TIMES
 
 pytestmark = pytest.mark.netns
 
+FATAL = Path(__file__).parent.parent / "faults" / "fatal"
 KILLS = 100
 
 DOCUMENT = """
@@ -65,6 +70,34 @@ def test_killed_a_hundred_times_it_loses_no_packet_and_leaks_none(agent: Agent) 
     agent.stop()
     agent.start()
     assert agent.generation() == before
+
+
+def test_a_document_that_ends_it_is_left_alone_after_a_few_times(agent: Agent) -> None:
+    agent.give(document(0))
+    agent.start()
+    agent.stop()
+    poison = agent.directory / "poison"
+    path = os.pathsep.join(filter(None, (str(FATAL), os.environ.get("PYTHONPATH", ""))))
+    agent.environment = {"PYTHONPATH": path, "SECGROUPD_POISON": str(poison)}
+    poison.touch()
+    agent.give(document(1))
+    for _ in range(TIMES):
+        agent.launch()
+        assert agent.process and agent.process.wait(PATIENCE) == -signal.SIGSEGV
+        assert (agent.passes(2000), agent.passes(2001)) == (True, False)
+    agent.start()
+    problems = agent.status()["problems"]
+    assert isinstance(problems, list)
+    (problem,) = problems
+    assert f"ended {TIMES} times" in problem
+    assert (agent.passes(2000), agent.passes(2001)) == (True, False)
+    agent.lab.hv.run(["nft", "delete table inet secgroupd"])
+    poison.unlink()
+    await_that(lambda: agent.passes(2000))
+    assert not agent.passes(2001), "what was accepted before goes on being enforced"
+    agent.give(document(2))
+    await_that(lambda: agent.passes(2002))
+    assert agent.status()["healthy"]
 
 
 OLDER = """
