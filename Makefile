@@ -65,7 +65,7 @@ $(VENV)/debian13/usr/bin/nft: $(STAMP)
 	$(SUDO) rm -rf $(VENV)/debian13
 	$(SUDO) mmdebstrap --quiet --mode=root --variant=extract --hook-dir=/usr/share/mmdebstrap/hooks/merged-usr \
 		--include=base-files,libc6,nftables,python3,python3-nftables,python3-pyroute2,python3-yaml,python3-prometheus-client \
-		trixie $(VENV)/debian13 http://deb.debian.org/debian
+		trixie $(VENV)/debian13
 	touch $@
 
 test-host: $(STAMP) $(VENV)/debian/usr/bin/prometheus $(VENV)/debian13/usr/bin/nft  ## run the tests for this machine's kernel; ARGS='...' goes to pytest
