@@ -64,7 +64,7 @@ $(VENV)/debian13/usr/bin/nft: $(STAMP)
 	$(call need,mmdebstrap)
 	$(SUDO) rm -rf $(VENV)/debian13
 	$(SUDO) mmdebstrap --quiet --mode=root --variant=extract --hook-dir=/usr/share/mmdebstrap/hooks/merged-usr \
-		--include=base-files,libc6,nftables,python3,python3-nftables,python3-pyroute2,python3-yaml,python3-prometheus-client \
+		--include=base-files,libc6,nftables,python3,python3-nftables,python3-pyroute2,python3-yaml,python3-prometheus-client,ulogd2 \
 		trixie $(VENV)/debian13
 	touch $@
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from secgroupd.core.document import Limits
 from secgroupd.core.model import Clearing, Timeout
+from secgroupd.core.nflog import LIVE_GROUP, SILENT, Logging
 from secgroupd.core.reading import (
     Field,
     Kind,
@@ -29,7 +30,7 @@ from secgroupd.core.reading import (
     shown,
 )
 from secgroupd.core.ruleset import quotable
-from secgroupd.core.scalars import BOOLEAN, ID, Plain, interface_name, one_of
+from secgroupd.core.scalars import BOOLEAN, ID, Plain, interface_name, number_between, one_of
 from secgroupd.core.tree import TooLarge
 from secgroupd.core.yamltree import parse_tree
 from secgroupd.errors import Problem, SettingsError
@@ -87,6 +88,7 @@ class Settings:
             where kernel and nft can have that.
         timeouts: connection tracking timeouts of the ports' connections, in seconds; what is not
             named keeps the kernel's.
+        logging: the NFLOG groups that always get copies of packets.
         limits: what going over one of the cloud's limits is.
         log_level: name of a level of the logging module.
     """
@@ -102,6 +104,7 @@ class Settings:
     resync_interval: float = 60.0
     protect_tables: bool = True
     timeouts: Mapping[Timeout, int] = field(default_factory=dict)
+    logging: Logging = SILENT
     limits: Limits = Limits.WARN
     log_level: str = "INFO"
 
@@ -228,8 +231,17 @@ def _timeouts(values: Values, _: Reader) -> Mapping[Timeout, int]:
     return {Timeout(name): int(value) for name, value in values.given.items()}
 
 
+def _logging(values: Values, reader: Reader) -> Logging:
+    denied, accepted = (values.given.get(name) for name in ("denied_group", "accepted_group"))
+    if LIVE_GROUP in {denied, accepted}:
+        message = f"{LIVE_GROUP} is the group of secgroupctl drops: take another one"
+        reader.report(values.node, "nflog-group", message)
+    return Logging(*(() if group is None else (group,) for group in (denied, accepted)))
+
+
 _PATH = scalar_kind(_path)
 SOURCE = Shape("source", "Where the state document is.", {"directory": Field(_PATH, "its path")})
+_GROUP = scalar_kind(number_between(0, 65535, "nflog-group"))
 METRICS = Shape(
     "metrics",
     "Where metrics are served.",
@@ -245,6 +257,14 @@ TIMEOUTS = Shape(
     "timeouts",
     "Connection tracking timeouts of the ports' connections.",
     {each.value: Field(_seconds(1), "seconds") for each in Timeout},
+)
+NFLOG = Shape(
+    "nflog",
+    "Where copies of packets always go, for a program such as ulogd2.",
+    {
+        "denied_group": Field(_GROUP, "NFLOG group of denied packets"),
+        "accepted_group": Field(_GROUP, "NFLOG group of the first packets of connections"),
+    },
 )
 SETTINGS = Shape(
     "settings",
@@ -264,6 +284,7 @@ SETTINGS = Shape(
         "resync_interval": Field(_seconds(0.1), "seconds"),
         "protect_tables": Field(BOOLEAN, "whether only the agent can change its tables"),
         "timeouts": Field(mapping_kind(TIMEOUTS, _timeouts), "timeouts"),
+        "nflog": Field(mapping_kind(NFLOG, _logging), "packets that are logged"),
         "limits": Field(
             scalar_kind(one_of({each.value: each for each in Limits}, "limits")),
             "what going over a limit is",
@@ -281,4 +302,6 @@ def _settings(values: Values) -> Settings:
         given["source_directory"] = source.given["directory"]
     if "managed_interfaces" in given:
         given["managed_interfaces"] = tuple(each.value for each in given["managed_interfaces"])
+    if "nflog" in given:
+        given["logging"] = given.pop("nflog")
     return Settings(**given)

@@ -10,4 +10,5 @@ def configure(reconciler: Reconciler, settings: Settings) -> None:
     reconciler.mode = settings.clearing
     reconciler.grace = int(settings.adoption_grace)
     reconciler.timeouts = settings.timeouts
+    reconciler.logging = settings.logging
     reconciler.protect = settings.protect_tables

@@ -1,7 +1,7 @@
 """The control socket: local clients ask the running daemon, and are told in JSON.
 
-One request a connection: a line of JSON such as ``{"ask": "status"}``, answered by a line of JSON.
-A thread of its own serves it, so that it answers while the loop is busy or stuck. Nothing that is
+One request a connection: a line of JSON such as ``{"ask": "status"}``, answered by a line of JSON,
+or, where something is followed, by lines until the client hangs up. A thread of its own serves it, so that it answers while the loop is busy or stuck. Nothing that is
 asked here changes anything.
 """
 
@@ -13,7 +13,7 @@ import socket
 import stat
 import struct
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -37,6 +37,7 @@ SO_PEERGROUPS = 59
 """``asm-generic/socket.h``; Python has no name for it."""
 
 Answer = Mapping[str, object]
+Feed = Callable[[], AsyncGenerator[Answer, None]]
 CREDENTIALS = struct.Struct("3i")
 
 log = logging.getLogger("secgroupd")
@@ -61,14 +62,20 @@ class Control(Closing):
         directory: the run directory; the caller holds its lock, so that a socket that is there is
             left over. Whatever has the socket's name is replaced, unless it is a directory.
         answers: what can be asked, and what gives the answer; called in the serving thread.
+        feeds: what can be followed, and what gives its lines, there too.
 
     Raises:
         OSError: the socket cannot be made.
     """
 
-    def __init__(self, directory: Path, answers: Mapping[str, Callable[[], Answer]]) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        answers: Mapping[str, Callable[[], Answer]],
+        feeds: Mapping[str, Feed] | None = None,
+    ) -> None:
         self._path = directory / NAME
-        self._answers = answers
+        self._answers, self._feeds = answers, feeds or {}
         self._clients = 0
         self._listening = _listen(self._path, directory)
         made = self._path.lstat()
@@ -112,8 +119,10 @@ class Control(Closing):
         try:
             async with asyncio.timeout(PATIENCE_SECONDS):
                 answer = await self._answer(reader, writer.get_extra_info("socket"))
-                writer.write(json.dumps(answer).encode() + b"\n")
-                await writer.drain()
+                if isinstance(answer, Mapping):
+                    await _write(writer, answer)
+            if not isinstance(answer, Mapping):
+                await self._feed(answer, reader, writer)
         except (OSError, TimeoutError):
             # Who hangs up or dawdles is no event.
             pass
@@ -126,7 +135,30 @@ class Control(Closing):
             else:
                 transport.close()
 
-    async def _answer(self, reader: asyncio.StreamReader, client: socket.socket) -> Answer:
+    async def _feed(
+        self, feed: Feed, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        """Write what is followed until the client hangs up, reads too slowly, or all ends."""
+        gone = asyncio.ensure_future(reader.read(1))
+        lines = feed()
+        try:
+            while not gone.done():
+                line = asyncio.ensure_future(anext(lines))
+                await asyncio.wait({line, gone}, return_when=asyncio.FIRST_COMPLETED)
+                if not line.done():
+                    line.cancel()
+                    with suppress(asyncio.CancelledError):
+                        await line
+                    break
+                async with asyncio.timeout(PATIENCE_SECONDS):
+                    await _write(writer, line.result())
+        except SecgroupdError as error:
+            await _write(writer, {"refused": str(error)})
+        finally:
+            gone.cancel()
+            await lines.aclose()
+
+    async def _answer(self, reader: asyncio.StreamReader, client: socket.socket) -> Answer | Feed:
         if not self._may_ask(client):
             return {"refused": "only root and the members of the socket's group may ask"}
         if self._clients > MAX_CLIENTS:
@@ -137,15 +169,18 @@ class Control(Closing):
             return {"refused": f"the request is over {MAX_REQUEST_BYTES} bytes"}
         return self._told(line)
 
-    def _told(self, line: bytes) -> Answer:
+    def _told(self, line: bytes) -> Answer | Feed:
         try:
             request = json.loads(line)
         except (ValueError, RecursionError):
             return {"refused": "the request is no line of JSON"}
         asked = request.get("ask") if isinstance(request, dict) else None
-        if not isinstance(asked, str) or asked not in self._answers or len(request) != 1:
-            known = ", ".join(f'{{"ask": "{name}"}}' for name in self._answers)
-            return {"refused": f"unknown request; known: {known}"}
+        known = (*self._answers, *self._feeds)
+        if not isinstance(asked, str) or asked not in known or len(request) != 1:
+            listed = ", ".join(f'{{"ask": "{name}"}}' for name in known)
+            return {"refused": f"unknown request; known: {listed}"}
+        if asked in self._feeds:
+            return self._feeds[asked]
         try:
             return self._answers[asked]()
         except SecgroupdError as error:
@@ -158,6 +193,11 @@ class Control(Closing):
         if uid in {0, os.geteuid()}:
             return True
         return self._group in {gid, *_further_groups(client)}
+
+
+async def _write(writer: asyncio.StreamWriter, answer: Answer) -> None:
+    writer.write(json.dumps(answer).encode() + b"\n")
+    await writer.drain()
 
 
 def _further_groups(client: socket.socket) -> tuple[int, ...]:
@@ -198,6 +238,21 @@ def ask(directory: Path, question: str) -> dict[str, object]:
         NotAllowed: it may not be asked, or not this, or not now.
         Silent: no whole answer came in time.
     """
+    lines = follow(directory, question)
+    try:
+        return next(lines)
+    except StopIteration:
+        raise Silent(f"{directory / NAME} gave no whole answer") from None
+    finally:
+        lines.close()
+
+
+def follow(directory: Path, question: str) -> Generator[dict[str, object], None, None]:
+    """Ask the daemon for what goes on; yield each line of it, until the daemon ends.
+
+    Raises:
+        NoSocket, NotAllowed, Silent: as with ``ask``.
+    """
     path = directory / NAME
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as asking:
         asking.settimeout(2 * PATIENCE_SECONDS)
@@ -206,7 +261,11 @@ def ask(directory: Path, question: str) -> dict[str, object]:
             # Whoever refuses us at once does not read this, but tells the reason.
             with suppress(BrokenPipeError):
                 asking.sendall(json.dumps({"ask": question}).encode() + b"\n")
-            found = json.loads(asking.makefile("rb").readline(MAX_ANSWER_BYTES))
+            answers = asking.makefile("rb")
+            yield _understood(path, answers.readline(MAX_ANSWER_BYTES))
+            asking.settimeout(None)
+            while line := answers.readline(MAX_ANSWER_BYTES):
+                yield _understood(path, line)
         except (FileNotFoundError, ConnectionRefusedError) as error:
             raise NoSocket(f"nobody listens on {path}") from error
         except PermissionError as error:
@@ -214,8 +273,13 @@ def ask(directory: Path, question: str) -> dict[str, object]:
             raise NotAllowed(f"{path} may not be used: {message}") from error
         except OSError as error:
             raise Silent(f"{path} does not answer: {error.strerror or error}") from error
-        except ValueError as error:
-            raise Silent(f"{path} gave no whole answer") from error
+
+
+def _understood(path: Path, line: bytes) -> dict[str, object]:
+    try:
+        found = json.loads(line)
+    except ValueError as error:
+        raise Silent(f"{path} gave no whole answer") from error
     if not isinstance(found, dict):
         raise Silent(f"{path} gave no answer that can be understood")
     if found.keys() == {"refused"}:

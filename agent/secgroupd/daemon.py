@@ -13,7 +13,7 @@ import signal
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,11 +21,14 @@ from secgroupd import __version__
 from secgroupd.config import DEFAULT_PATH, Settings, load
 from secgroupd.configured import configure
 from secgroupd.control import Control
+from secgroupd.core.nflog import LIVE_GROUP
 from secgroupd.dataplane.conntrack import Conntrack
 from secgroupd.dataplane.events import RulesetEvents
 from secgroupd.dataplane.interfaces import carried
 from secgroupd.dataplane.links import Links
+from secgroupd.dataplane.nflog import PacketLog
 from secgroupd.dataplane.nft import Nft
+from secgroupd.drops import Drops
 from secgroupd.endpoint import Endpoint, Unservable, check
 from secgroupd.errors import DataplaneError, SecgroupdError, SettingsError
 from secgroupd.guard import Guard
@@ -128,7 +131,11 @@ class Daemon:
         sweeper = Sweeper(Conntrack, Nft)
         sweeper.start()
         self._open.callback(sweeper.stop)
+        self._wake, waker = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        for descriptor in (self._wake, waker):
+            self._open.callback(os.close, descriptor)
         self._traffic = Traffic(Nft, carried)
+        self._drops = Drops(lambda: PacketLog(LIVE_GROUP), lambda: _wake(waker))
         metrics = Metrics(sweeps=sweeper, traffic=self._traffic)
         self.guard = Guard(
             settings,
@@ -138,12 +145,10 @@ class Daemon:
             sweeper,
             metrics,
             self._traffic,
+            self._drops,
             Suspicion(settings.run_dir),
         )
         self._configure(settings)
-        self._wake, waker = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        for descriptor in (self._wake, waker):
-            self._open.callback(os.close, descriptor)
         self._open.callback(signal.set_wakeup_fd, signal.set_wakeup_fd(waker))
         for number, action in (
             (signal.SIGTERM, self._on_stop),
@@ -205,7 +210,8 @@ class Daemon:
         try:
             make_directory(self.settings.run_dir)
             answers = {"status": self._status, "rules": self._rules}
-            self._control = Control(self.settings.run_dir, answers)
+            feeds = {"drops": self._drops.follow}
+            self._control = Control(self.settings.run_dir, answers, feeds)
             self._control_trouble = None
         except (OSError, SecgroupdError) as error:
             if str(error) != self._control_trouble:
@@ -309,6 +315,7 @@ class Daemon:
             self.guard.read(anew=reload)
             if self.guard.problems != refused:
                 self.guard.tell()
+        logging = self._set_logging()
         if resync:
             self._keep_lock()
             if self._stop:
@@ -316,12 +323,21 @@ class Daemon:
             self._listen()
             self._serve()
             well = self.guard.resync()
-        elif document or reload or links or drift or retry or events:
+        elif document or reload or links or drift or retry or events or logging:
             well = self.guard.enforce()
         else:
             due.look = now + LOOK_SECONDS
             return
         self._done(due, now, well=well)
+
+    def _set_logging(self) -> bool:
+        """Have what is denied logged while somebody follows it; tell whether that is a change."""
+        wanted = self.settings.logging
+        if self._drops.wanted:
+            wanted = wanted.and_live()
+        reconciler = self.guard.reconciler
+        changed, reconciler.logging = wanted != reconciler.logging, wanted
+        return changed
 
     def _done(self, due: Due, began: float, *, well: bool) -> None:
         due.done(began, time.monotonic(), self.settings, well=well)
@@ -364,6 +380,12 @@ class Daemon:
             self._serve_anew()
         log.info("settings-reloaded")
         return True
+
+
+def _wake(waker: int) -> None:
+    """Wake the loop from another thread, unless it is about to wake up anyway."""
+    with suppress(BlockingIOError):
+        os.write(waker, b"\0")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

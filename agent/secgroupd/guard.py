@@ -16,7 +16,9 @@ from secgroupd.core.document import Parsed, parse
 from secgroupd.core.drift import Change
 from secgroupd.core.host import Bridging
 from secgroupd.core.model import State
+from secgroupd.core.nflog import LIVE_GROUP
 from secgroupd.core.policy import Policy
+from secgroupd.drops import Drops
 from secgroupd.errors import DataplaneError, DocumentError, Problem
 from secgroupd.memory import PatientMemory
 from secgroupd.metrics import Metrics, PortState, Result, Snapshot
@@ -70,6 +72,7 @@ class Guard:
     sweeper: Sweeper
     metrics: Metrics
     traffic: Traffic
+    drops: Drops
     suspicion: Suspicion
     now: Callable[[], float] = time.time
     state: State | None = None
@@ -201,6 +204,8 @@ class Guard:
         self.metrics.count_cycle(result, seconds, repaired=outcome.drift)
         self.metrics.count_cleared(outcome.cleared, bound.bindings)
         self.traffic.show(outcome.policy, bound.bindings)
+        self.drops.show(outcome.policy, bound.bindings)
+        self.drops.logging(in_force=LIVE_GROUP in self.reconciler.logging.denied)
         if outcome.plan or outcome.cleared:
             job = Job(outcome.policy, outcome.generations, bound.bindings, outcome.cleared)
             self.sweeper.submit(job)

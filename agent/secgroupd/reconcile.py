@@ -21,6 +21,7 @@ from secgroupd.core.holding import ports_behind
 from secgroupd.core.host import FAMILIES, Abilities, Bridging, Generations, Host
 from secgroupd.core.model import Clearing, State, Timeout
 from secgroupd.core.names import ADOPTING
+from secgroupd.core.nflog import SILENT, Logging
 from secgroupd.core.plan import Line, Observed, Plan, combined, diff, removal
 from secgroupd.core.policy import Policy
 from secgroupd.core.ruleset import TABLE, Ruleset, quotable, quoted
@@ -142,6 +143,7 @@ class Reconciler:
     """Seconds in which a port that is met for the first time may continue TCP connections that
     nobody has tracked: those it had before the agent came, or before it came to this host."""
     timeouts: Mapping[Timeout, int] = field(default_factory=dict)
+    logging: Logging = SILENT
     protect: bool = False
     """Whether nobody else is to be able to change the tables, where kernel and nft can have that."""
     now: Callable[[], float] = time.time
@@ -173,7 +175,7 @@ class Reconciler:
         cleared = self._cleared(policy)
         generations = self._generations(bindings, cleared)
         held = frozenset(self._held)
-        host = Host(bindings, self.managed, self.timeouts, self.abilities, held)
+        host = Host(bindings, self.managed, self.timeouts, self.abilities, held, self.logging)
         tables = compile_host(policy, host, generations)
         plan = self._difference(tables)
         if plan:

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from ipaddress import ip_address
 from pathlib import Path
@@ -172,9 +172,9 @@ class Agent:
 
 
 @contextmanager
-def agent_on(lab: Lab, directory: Path) -> Iterator[Agent]:
+def agent_on(lab: Lab, directory: Path, addresses: Sequence[str] = (SERVER,)) -> Iterator[Agent]:
     """A daemon for a host with one port, which is killed in the end if it runs."""
-    lab.add_port(interface="tap1", addresses=[SERVER], alias="p1", mac="fa:16:3e:00:00:01")
+    lab.add_port(interface="tap1", addresses=addresses, alias="p1", mac="fa:16:3e:00:00:01")
     made = Agent(lab, directory)
     try:
         yield made

@@ -1,12 +1,13 @@
 """With a newer nft the tables are the agent's alone; and what a newer nft writes kills an older one."""
 
 import os
+import re
 import signal
 from pathlib import Path
 
 import pytest
 from tests.netns import debian13
-from tests.netns.agents import Agent, await_that, document
+from tests.netns.agents import PATIENCE, Agent, await_that, document
 from tests.netns.test_drift import nft
 
 pytestmark = pytest.mark.netns
@@ -121,3 +122,29 @@ def test_a_foreign_set_that_kills_our_nft_opens_nothing_and_is_named(agent: Agen
     by_newer(agent, "delete table ip theirs")
     await_that(lambda: agent.passes(1001))
     assert not agent.passes(1000) and agent.status()["healthy"]
+
+
+def test_ulogd_keeps_what_is_denied_as_the_documentation_says(agent: Agent) -> None:
+    page = (debian13.PROJECT / "docs" / "drops.md").read_text()
+    (configuration,) = re.findall(r"```ini\n(.*?)```", page, re.DOTALL)
+    kept = agent.directory / "denied.log"
+    fixed = {"/var/log/ulog/denied.log": str(kept), '"syslog"': '"stdout"'}
+    for before, after in fixed.items():
+        assert before in configuration
+        configuration = configuration.replace(before, after)
+    (agent.directory / "ulogd.conf").write_text(configuration)
+    agent.configure(nflog={"denied_group": 7})
+    agent.give(document())
+    agent.start()
+    words = ("ulogd", "-c", str(agent.directory / "ulogd.conf"))
+    with (agent.directory / "ulogd.log").open("w") as said:
+        ulogd = agent.lab.hv.popen(
+            debian13.command(agent.directory, *words), stdout=said, stderr=said
+        )
+        try:
+            await_that(lambda: not agent.passes(1001) and kept.exists() and kept.read_text())
+        finally:
+            ulogd.terminate()
+            ulogd.wait(PATIENCE)
+    line = kept.read_text().splitlines()[0]
+    assert "secgroupd deny_in" in line and "OUT=tap1" in line and "DPT=1001" in line

@@ -16,7 +16,7 @@ FILES = {
 
 PURE = {
     "bisect", "collections", "collections.abc", "contextlib", "dataclasses", "difflib", "enum",
-    "functools", "hashlib", "ipaddress", "itertools", "json", "re", "types", "typing",
+    "functools", "hashlib", "ipaddress", "itertools", "json", "re", "struct", "types", "typing",
 }  # fmt: skip
 """What core may import of the standard library: nothing that touches the world."""
 
@@ -44,6 +44,8 @@ BESIDE = {
     ("secgroupd.dataplane.links", "secgroupd.dataplane.netlink"),
     ("secgroupd.dataplane.links", "secgroupd.dataplane.events"),
     ("secgroupd.dataplane.events", "secgroupd.dataplane.netlink"),
+    ("secgroupd.dataplane.nflog", "secgroupd.dataplane.conntrack"),
+    ("secgroupd.dataplane.nflog", "secgroupd.dataplane.netlink"),
 }
 """The dataplane modules that know another one. Otherwise each is alone with its kernel subsystem."""
 

@@ -69,7 +69,7 @@ def compile_host(policy: Policy, host: Host, generations: Generations) -> Mappin
     tables = {"inet": compile_ruleset(policy, host, generations)}
     if host.abilities.bridging is not Bridging.NONE:
         tables["bridge"] = compile_ruleset(policy, host, generations, "bridge")
-    arp = Draft("arp")
+    arp = Draft("arp", logging=host.logging)
     routed = [(p, b) for p, b in _local(policy, host, "inet") if p.port_security_enabled]
     if any(p.source_check for p, _ in routed):
         sourcechains.add_raw_hooks(arp, sourcechains.add_checks(arp, routed), None)
@@ -81,7 +81,7 @@ def compile_ruleset(
     policy: Policy, host: Host, generations: Generations, family: str = "inet"
 ) -> Ruleset:
     """Compile the table of one family: ``inet`` for routed ports, ``bridge`` for those on bridges."""
-    return _Compiler(policy, host, generations, Draft(family)).ruleset()
+    return _Compiler(policy, host, generations, Draft(family, logging=host.logging)).ruleset()
 
 
 def _local(policy: Policy, host: Host, family: str) -> list[LocalPort]:
@@ -174,9 +174,13 @@ class _Compiler:
                     found[purpose].setdefault(binding, f"goto {names.CLOSED}")
         return _Maps(*(self.draft.interface_map(name, v) for name, v in found.items()))
 
+    def _add_closed(self) -> None:
+        logging = self.draft.logging_denied(names.CLOSED)
+        self.draft.chain(names.CLOSED, [*logging, "counter drop"])
+
     def _closed(self) -> None:
         """Make a table that only closes: what is managed, and what ports of the document claim."""
-        self.draft.chain(names.CLOSED, ["counter drop"])
+        self._add_closed()
         for base, hook, side in _SIDES:
             self.draft.chain(base, self._closing(side), hook=hook)
 
@@ -256,15 +260,17 @@ class _Compiler:
         g = self.generations
         stamp = f"ct mark set ct mark and 0x{JUDGED_OUT:08x} or 0x{g.current:x}"
         limits = self._limits()
-        self.draft.chain(names.OK_IN, [*limits, stamp, "accept"])
-        self.draft.chain(
-            names.OK_OUT, [*limits, f"ct mark set ct mark or 0x{JUDGED_OUT:08x}", "accept"]
-        )
+        stamps = {names.OK_IN: stamp, names.OK_OUT: f"ct mark set ct mark or 0x{JUDGED_OUT:08x}"}
+        for name, line in stamps.items():
+            logging = self.draft.logging_accepted(name)
+            self.draft.chain(name, [*limits, *logging, line, "accept"])
         # With strict clearing, ICMP errors about a connection end when its packets do.
         forget = [] if self._trusting else ["ct mark set 0"]
-        for name in (names.DENY_IN, names.DENY_OUT):
-            self.draft.chain(name, [*forget, *self._counting_denied(judged), "counter drop"])
-        self.draft.chain(names.CLOSED, ["counter drop"])
+        for name, side in ((names.DENY_IN, "o"), (names.DENY_OUT, "i")):
+            logging = self.draft.logging_denied(name, side)
+            counting = self._counting_denied(judged)
+            self.draft.chain(name, [*forget, *logging, *counting, "counter drop"])
+        self._add_closed()
         self.draft.put(Set(names.ADOPTING, Key.INTERFACE, {}, size=65536, timeout=True))
         self.draft.chain(
             names.MIDSTREAM, [f"iifname @{names.ADOPTING} return", f"goto {names.DENY_OUT}"]

@@ -7,7 +7,17 @@ from interfaces therefore comes in two parts, of which the second is seldom need
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+from secgroupd.core import names
 from secgroupd.core.model import Port
+from secgroupd.core.nflog import (
+    ALL_LOGGED_A_SECOND,
+    LOGGED_A_SECOND,
+    LOGGED_AT_ONCE,
+    METERED,
+    SILENT,
+    Logging,
+    log_statements,
+)
 from secgroupd.core.ruleset import (
     Chain,
     Data,
@@ -77,6 +87,7 @@ class Draft:
     chains: dict[str, Chain] = field(default_factory=dict)
     sets: dict[str, Set] = field(default_factory=dict)
     timeouts: dict[str, str] = field(default_factory=dict)
+    logging: Logging = SILENT
 
     def chain(
         self, name: str, lines: Iterable[str], origin: str = "", hook: Hook | None = None
@@ -121,6 +132,30 @@ class Draft:
         """Make a set of interfaces that counts what matches each; return its name."""
         elements = {interface_key(b.interface): "" for b in bindings if quotable(b.interface)}
         return self._sized(purpose, Key.INTERFACE, elements, counted=True)
+
+    def logging_denied(self, chain: str, side: str = "") -> list[str]:
+        """Return lines that log what is about to be dropped in a chain, if anybody listens.
+
+        Args:
+            chain: its name, by which whoever listens knows it.
+            side: ``i`` or ``o``, where one of the packet's interfaces is a port's, which then has a
+                limit of its own; else empty.
+        """
+        if not self.logging.denied:
+            return []
+        meter = ""
+        if side:
+            logged = Set(names.LOGGED, Key.INTERFACE, {}, size=METERED, timeout=True, metered=True)
+            limit = f"limit rate {LOGGED_A_SECOND}/second burst {LOGGED_AT_ONCE} packets"
+            meter = f"update @{self.put(logged)} {{ {side}ifname {limit} }} "
+        all_of_them = f"limit rate {ALL_LOGGED_A_SECOND}/second burst {ALL_LOGGED_A_SECOND} packets"
+        return [f"{meter}{all_of_them} {log_statements(chain, self.logging.denied)}"]
+
+    def logging_accepted(self, chain: str) -> list[str]:
+        """Return lines that log the first packets of connections in a chain, if that is wanted."""
+        if not self.logging.accepted:
+            return []
+        return [f"ct state new {log_statements(chain, self.logging.accepted)}"]
 
     def _sized(
         self,

@@ -6,6 +6,7 @@ from enum import Enum
 
 from secgroupd.core.draft import Binding
 from secgroupd.core.model import Clearing, Timeout
+from secgroupd.core.nflog import SILENT, Logging
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,3 +68,4 @@ class Host:
     abilities: Abilities = ABLE
     held: frozenset[str] = frozenset()
     """Ports that are closed whatever their rules say, because the kernel refuses theirs."""
+    logging: Logging = SILENT

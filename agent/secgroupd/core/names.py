@@ -63,6 +63,9 @@ STRAY = "stray"
 HOME = "home"
 """On bridges: unicast frames that are flooded to a port and meant for another one end here."""
 
+LOGGED = "logged"
+"""Which interfaces have had how many denied packets logged lately."""
+
 ADOPTING = "adopting"
 """Interfaces whose ports may, for a while, continue TCP connections that nobody has tracked."""
 
@@ -86,6 +89,11 @@ def generation(number: int) -> str:
 def counter(group_id: str, rule_id: str) -> str:
     """Return the counter of the packets that a rule has decided."""
     return f"r_{digest(group_id, rule_id)}"
+
+
+def prefix(chain: str) -> str:
+    """Return what packets that are logged in a chain are marked with."""
+    return f"secgroupd {chain} "
 
 
 def zone(number: int) -> str:

@@ -241,6 +241,8 @@ class Set:
     timeout: bool = False
     origin: str = ""
     counted: bool = False
+    metered: bool = False
+    """Whether rules add its elements, each with a limit of its own."""
 
     @property
     def declaration(self) -> str:
@@ -249,7 +251,9 @@ class Set:
         parts = [f"{self.key.value.declaration}{data};"]
         if self.key.value.interval:
             parts.append("flags interval;")
-        if self.timeout:
+        if self.metered:
+            parts.append("flags dynamic,timeout; timeout 1m;")
+        elif self.timeout:
             parts.append("flags timeout;")
         if self.size is not None:
             parts.append(f"size {self.size};")

@@ -63,7 +63,7 @@ def add_checks(draft: Draft, ports: Sequence[LocalPort]) -> InterfaceMap | None:
     plain = [(p, b) for p, b in checked if _plain(p, b)]
     verdicts: dict[Binding, str] = {}
     if draft.family == "bridge":
-        draft.chain(names.STRANGE, ["counter drop"])
+        draft.chain(names.STRANGE, [*draft.logging_denied(names.STRANGE), "counter drop"])
         known = f"ether type {{ ip, ip6, arp, {RARP} }}"
         draft.chain(names.UNTAGGED, [f"{known} return", f"goto {names.STRANGE}"])
         verdicts = {b: f"jump {names.UNTAGGED}" for p, b in ports if b.matchable}
@@ -72,7 +72,9 @@ def add_checks(draft: Draft, ports: Sequence[LocalPort]) -> InterfaceMap | None:
     spoofs = draft.counting_set(names.SPOOFS, [b for _, b in checked])
     # What the host itself broadcasts into a routed port comes back here as if it were the port's,
     # but has no frame around it any more: that is no spoof of the port's.
-    draft.chain(names.SPOOFED, [f"ether type != 0 iifname @{spoofs} drop", "counter drop"])
+    logging = [f"ether type != 0 {line}" for line in draft.logging_denied(names.SPOOFED, "i")]
+    drops = [f"ether type != 0 iifname @{spoofs} drop", "counter drop"]
+    draft.chain(names.SPOOFED, [*logging, *drops])
     _add_shared(draft, plain, add_stations(draft, checked))
     if draft.family != "arp":
         newcomer = [f"{NO_ADDRESS_YET} return", f"goto {names.SPOOFED}"]

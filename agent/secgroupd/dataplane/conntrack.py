@@ -107,8 +107,19 @@ def _connection(body: memoryview, minimums: Mapping[Place, int]) -> Connection |
     mark = int(struct.unpack(">I", parts[MARK])[0]) if MARK in parts else 0
     if mark & GENERATION_MASK >= minimum:
         return None
+    return connection_of(parts)
+
+
+def connection_of(parts: Mapping[int, memoryview]) -> Connection:
+    """Return a connection from the attributes with which the kernel describes it.
+
+    Raises:
+        LookupError, ValueError, struct.error: they make no sense.
+    """
     original, protocol, icmp = _tuple(dict(attributes(parts[ORIGINAL])))
-    reply, _, _ = _tuple(dict(attributes(reply_tuple)))
+    reply, _, _ = _tuple(dict(attributes(parts[REPLY])))
+    zone = int(struct.unpack(">H", parts[ZONE])[0]) if ZONE in parts else 0
+    mark = int(struct.unpack(">I", parts[MARK])[0]) if MARK in parts else 0
     handle = attribute(ORIGINAL | NLA_NESTED, bytes(parts[ORIGINAL]))
     for kind in (ID, ZONE):
         if kind in parts:

@@ -169,10 +169,16 @@ class Netlink(Closing):
         """Close the socket."""
         self._socket.close()
 
-    def send(self, kind: int, flags: int, family: int, payload: bytes) -> None:
-        """Send one request."""
+    def fileno(self) -> int:
+        """Return the descriptor of the socket as it is now, for select."""
+        return self._socket.fileno()
+
+    def send(
+        self, kind: int, flags: int, family: int, payload: bytes, *, resource: int = 0
+    ) -> None:
+        """Send one request, about a resource where the subsystem numbers any."""
         self._sequence += 1
-        body = GENERAL.pack(family, 0, 0) + payload
+        body = GENERAL.pack(family, 0, resource) + payload
         header = HEADER.pack(HEADER.size + len(body), kind, flags, self._sequence, 0)
         self._socket = sent(self._socket, header + body, self._opened)
 
@@ -207,15 +213,38 @@ class Netlink(Closing):
             if last:
                 return
 
+    def heard(self) -> Iterator[tuple[int, memoryview]]:
+        """Yield kind and body of every message that has come by itself.
+
+        Raises:
+            OSError: ENOBUFS, some were lost; or the socket was.
+        """
+        while True:
+            self._socket.settimeout(0)
+            try:
+                datagram = self._socket.recv(RECEIVE_BYTES)
+            except BlockingIOError:
+                return
+            finally:
+                self._socket.settimeout(RECEIVE_SECONDS)
+            for kind, _, _, payload in split_messages(datagram):
+                yield kind, payload[GENERAL.size :]
+
     def request(
-        self, kind: int, family: int, payload: bytes = b"", flags: int = 0
+        self,
+        kind: int,
+        family: int,
+        payload: bytes = b"",
+        flags: int = 0,
+        *,
+        resource: int = 0,
     ) -> list[memoryview]:
         """Send a request, wait for its acknowledgement, and return the bodies that came before it.
 
         Raises:
             OSError: the kernel refused.
         """
-        self.send(kind, NLM_F_REQUEST | NLM_F_ACK | flags, family, payload)
+        self.send(kind, NLM_F_REQUEST | NLM_F_ACK | flags, family, payload, resource=resource)
         return self._answers()[0]
 
     def post(self, messages: Sequence[tuple[int, int, bytes]]) -> list[int]:

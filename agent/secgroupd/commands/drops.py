@@ -1,0 +1,87 @@
+"""``drops``: what is being denied on this host, and why."""
+
+import argparse
+import time
+from typing import Any
+
+from secgroupd.commands.arguments import Verbs, add_json, add_verb
+from secgroupd.commands.documents import load_settings
+from secgroupd.commands.output import complain, write, write_json
+from secgroupd.control import follow
+from secgroupd.core.ruleset import NAME_LENGTH
+
+REASONS = {
+    "default-deny": "no rule allows it",
+    "source-check": "source check",
+    "link-service": "only routers may send it",
+    "closed": "the interface is closed",
+    "strange-frame": "rules cannot judge such frames",
+    "no-connection": "it belongs to no connection",
+    "changed": "denied by rules that have changed since",
+}
+
+EXIT_DONE, EXIT_ENDED = 0, 1
+
+
+def add(verbs: Verbs) -> None:
+    """Add the verb to the parser."""
+    verb = add_verb(
+        verbs,
+        "drops",
+        "follow denied packets live, with the rule, or what else denies them",
+        "0: interrupted, or as many as asked for; 1: error, or the agent has ended",
+    )
+    verb.add_argument("--port", metavar="ID", help="only those of a port")
+    verb.add_argument("--count", metavar="N", type=int, help="end after so many")
+    add_json(verb, "one JSON object a line")
+    verb.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print denied packets as they come."""
+    left = args.count
+    lines = follow(load_settings(args.config).run_dir, "drops")
+    try:
+        for line in lines:
+            if "following" in line:
+                complain("following denied packets: interrupt to end")
+            elif "lost" in line:
+                complain(f"{line['lost']} packets were not shown: too many at once")
+            elif args.port in {None, line["port"]}:
+                write_json(line) if args.json else write(told(line))
+                left = None if left is None else left - 1
+                if left == 0:
+                    return EXIT_DONE
+    except KeyboardInterrupt:
+        return EXIT_DONE
+    complain("secgroupctl: the agent has ended")
+    return EXIT_ENDED
+
+
+def told(drop: dict[str, Any]) -> str:
+    """Return one line about a denied packet."""
+    clock = time.strftime("%H:%M:%S", time.localtime(drop["time"]))
+    port = drop["port"] or drop["interface"] or "-"
+    reason = REASONS.get(drop["reason"], drop["reason"])
+    if drop["rule"] is not None:
+        reason = f"rule {drop['rule']} of {drop['security_group']}"
+    return f"{clock} {port:{NAME_LENGTH}} {drop['direction']:7} {_packet(drop)}: {reason}"
+
+
+def _packet(drop: dict[str, Any]) -> str:
+    if drop["source"] is None:
+        return "(no IP packet)"
+    ends = [
+        _end(drop["source"], drop.get("sport")),
+        _end(drop["destination"], drop.get("dport")),
+    ]
+    kind = ""
+    if drop.get("icmp_type") is not None:
+        kind = f" type {drop['icmp_type']} code {drop['icmp_code']}"
+    return f"{drop['protocol']} {' -> '.join(ends)}{kind}"
+
+
+def _end(address: str, port: int | None) -> str:
+    if port is None:
+        return address
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
