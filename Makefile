@@ -10,7 +10,7 @@ PACKAGES := netbase nftables python3-nftables python3-venv iproute2 conntrack
 PACKAGES += qemu-system-x86 linux-image-amd64 busybox-static kmod
 # What building the package needs, and what testing it needs besides.
 DEB_PACKAGES  := debhelper dh-python dpkg-dev
-TEST_PACKAGES := $(DEB_PACKAGES) bash-completion lintian groff-base mmdebstrap openssl systemd systemd-container
+TEST_PACKAGES := $(DEB_PACKAGES) bash-completion graphviz lintian groff-base mmdebstrap openssl systemd systemd-container
 
 # Where `make install` puts what it installs. Settings are in /etc, wherever the program is.
 PREFIX  ?= /usr/local

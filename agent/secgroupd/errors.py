@@ -68,5 +68,9 @@ class NotConverged(DataplaneError):
     """A transaction was committed, but what was read back differs; carries the rest of the plan."""
 
 
+class DrawingError(SecgroupdError):
+    """The program that draws pictures is missing or failed; nothing else depends on it."""
+
+
 class StoreError(SecgroupdError):
     """What is to be remembered over a restart cannot be kept; enforcement does not depend on it."""

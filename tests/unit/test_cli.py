@@ -3,6 +3,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from xml.etree import ElementTree as ET
 
 import pytest
 
@@ -227,6 +228,45 @@ def test_a_refused_file_of_tests(capsys: Capture, tmp_path: Path) -> None:
     assert out == ""
     assert err.splitlines()[0].startswith(f"{path}:1:3: error: there is no port or instance")
     assert err.splitlines()[-1] == "secgroupctl: refused: 1 problem"
+
+
+def test_graph_draws_every_group(capsys: Capture) -> None:
+    assert main(["graph", CLOUD]) == 0
+    out, err = capsys.readouterr()
+    shown = [each.text for each in ET.fromstring(out).iter("{http://www.w3.org/2000/svg}text")]
+    assert {"sg-web", "sg-app", "sg-db", "sg-base", "office", "tcp 80,443", "deny all"} <= {*shown}
+    assert err == ""
+
+
+def test_graph_without_graphviz_names_the_remedy(
+    capsys: Capture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert main(["graph", CLOUD]) == 1
+    out, err = capsys.readouterr()
+    assert out == "" and err.startswith("secgroupctl: cannot run dot")
+    assert "apt install graphviz" in err and "--dot" in err
+    assert main(["graph", "--dot", CLOUD]) == 0
+    out, err = capsys.readouterr()
+    assert out.startswith("digraph secgroupd {\n") and out.endswith("\n}\n")
+    assert err == ""
+
+
+def test_graph_passes_on_what_dot_complains_of(
+    capsys: Capture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    program = tmp_path / "dot"
+    program.write_text("#!/bin/sh\necho no plugin >&2\nexit 3\n", encoding="utf-8")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert main(["graph", CLOUD]) == 1
+    assert capsys.readouterr() == ("", "secgroupctl: dot failed (3): no plugin\n")
+
+
+def test_graph_merges_files(capsys: Capture, tmp_path: Path) -> None:
+    extra = written(tmp_path, "security_groups: [{id: sg-extra}]\n")
+    assert main(["graph", "--dot", CLOUD, extra]) == 0
+    assert '"sg-extra\\n0 ports"' in capsys.readouterr().out
 
 
 def test_status_of_nothing(capsys: Capture, config: str) -> None:

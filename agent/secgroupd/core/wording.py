@@ -1,5 +1,8 @@
 """What a rule says, in short words for people."""
 
+from collections.abc import Iterable
+
+from secgroupd.core.intervals import Interval
 from secgroupd.core.model import (
     PROTOCOL_NUMBERS,
     AddressGroupPeer,
@@ -15,17 +18,21 @@ PROTOCOL_NAMES = {number: name for name, number in PROTOCOL_NUMBERS.items()}
 """Names of the protocols that have one, by number."""
 
 
+def protocol_name(protocol: int | None) -> str:
+    """Return the short name of a protocol, or its number; None stands for all."""
+    return "all" if protocol is None else PROTOCOL_NAMES.get(protocol, str(protocol))
+
+
+def port_list(ranges: Iterable[Interval]) -> str:
+    """Return port ranges as rules spell them: ``22-24,80``."""
+    return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in ranges)
+
+
 def matches(rule: Rule) -> str:
     """Return what a rule matches, in short."""
-    words = [
-        "all" if rule.protocol is None else PROTOCOL_NAMES.get(rule.protocol, str(rule.protocol))
-    ]
+    words = [protocol_name(rule.protocol)]
     if rule.ports:
-        words.append(
-            ",".join(
-                str(r.first) if r.first == r.last else f"{r.first}-{r.last}" for r in rule.ports
-            )
-        )
+        words.append(port_list((r.first, r.last) for r in rule.ports))
     if rule.icmp_type is not None:
         words.append(f"type {rule.icmp_type}")
     if rule.icmp_code is not None:
