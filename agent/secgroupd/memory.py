@@ -8,7 +8,8 @@ goes on with an empty record.
 import json
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -24,6 +25,9 @@ from secgroupd.reconcile import Memory, Record
 FILE = "accepted.json"
 FORMAT = 1
 """Version of the file's format; one with another is set aside."""
+
+KEPT_BEFORE = 4
+"""Records of documents that were in force before, by which connections that they let in are known."""
 
 KEPT_ASIDE = 3
 """Broken files that are kept; the oldest goes first."""
@@ -50,13 +54,14 @@ class FileMemory:
         self._directory = Path(directory)
         self._path = self._directory / FILE
         self._texts: list[tuple[State, str]] = []
+        self._saved: Record | None = None
         self.trouble: str | None = None
 
     def load(self) -> Record:
         """Return the record; an empty one when there is none, or none that can be read."""
         self.trouble = None
         try:
-            content = self._content()
+            content = self._content(self._path)
         except FileNotFoundError:
             return Record()
         except Distrust as error:
@@ -64,14 +69,29 @@ class FileMemory:
         except OSError as error:
             return self._refuse(f"it cannot be read: {error.strerror}")
         try:
-            return self._decoded(content)
+            self._saved = self._decoded(content)
         except ValueError as error:
             return self._refuse(str(error))
+        return self._saved
 
-    def _content(self) -> bytes:
+    def before(self) -> Iterator[Record]:
+        """Yield the records of documents that were in force before, the youngest first.
+
+        What cannot be read is left out: nothing but explanations depends on it.
+        """
+        for number in range(1, KEPT_BEFORE + 1):
+            try:
+                yield self._decoded(self._content(self._earlier(number)))
+            except (OSError, ValueError, Distrust):
+                continue
+
+    def _earlier(self, number: int) -> Path:
+        return self._path.with_name(f"{FILE}.{number}")
+
+    def _content(self, path: Path) -> bytes:
         # A link would be followed with more rights than whoever made it has.
         flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-        with open(os.open(self._path, flags), "rb") as file:  # noqa: PTH123
+        with open(os.open(path, flags), "rb") as file:  # noqa: PTH123
             found = os.fstat(file.fileno())
             if not stat.S_ISREG(found.st_mode):
                 raise Distrust("it is not a regular file")
@@ -86,6 +106,8 @@ class FileMemory:
             StoreError: the directory is missing, read-only or full.
         """
         content = self._encoded(record)
+        if _leaves(self._saved, record):
+            self._keep_earlier()
         fresh = self._path.with_name(f"{FILE}.new")
         try:
             flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
@@ -98,6 +120,17 @@ class FileMemory:
             self._sync_directory()
         except OSError as error:
             raise StoreError(f"cannot keep the record in {self._path}: {error.strerror}") from error
+        self._saved = record
+
+    def _keep_earlier(self) -> None:
+        """Keep what is in force as a record of before; if that cannot be, it is not worth trouble."""
+        try:
+            for number in range(KEPT_BEFORE - 1, 0, -1):
+                with suppress(FileNotFoundError):
+                    self._earlier(number).replace(self._earlier(number + 1))
+            self._earlier(1).hardlink_to(self._path)
+        except OSError:
+            return
 
     def _sync_directory(self) -> None:
         descriptor = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -201,6 +234,14 @@ class PatientMemory:
             self.trouble = str(error)
         else:
             self._pending = self.trouble = None
+
+
+def _leaves(saved: Record | None, record: Record) -> bool:
+    """Tell whether a record is the first one by which the saved one's document may be out of force."""
+    if saved is None or saved.accepted is None or saved.intended is not None:
+        return False
+    others = (state for state in (record.accepted, record.intended) if state is not None)
+    return any(state is not saved.accepted and state != saved.accepted for state in others)
 
 
 def _state(line: bytes) -> State | None:

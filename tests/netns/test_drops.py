@@ -1,6 +1,7 @@
 """What is denied, followed live: whose, which way, by which rule."""
 
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -65,6 +66,7 @@ class Following:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            env={name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"},
         )
         self.lines: list[dict[str, Any]] = []
         assert self.process.stderr

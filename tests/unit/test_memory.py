@@ -14,7 +14,7 @@ from tests.builders import group, port, rule, state
 from secgroupd.core.draft import Binding
 from secgroupd.core.host import Generations
 from secgroupd.errors import StoreError
-from secgroupd.memory import FileMemory, PatientMemory
+from secgroupd.memory import KEPT_BEFORE, FileMemory, PatientMemory
 from secgroupd.reconcile import Record
 
 ONE = state(
@@ -49,8 +49,46 @@ def test_the_newest_record_is_remembered(tmp_path: Path) -> None:
     for record in (Record(ONE), Record(OTHER), Record(ONE, OTHER), RECORD):
         memory.save(record)
         assert FileMemory(tmp_path).load() == record
-    assert [path.name for path in tmp_path.iterdir()] == ["accepted.json"]
-    assert path_in(tmp_path).stat().st_mode & 0o777 == 0o600
+    assert {path.name.rstrip(".0123456789") for path in tmp_path.iterdir()} == {"accepted.json"}
+    for path in tmp_path.iterdir():
+        assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_few_documents_of_before_are_kept_the_youngest_first(tmp_path: Path) -> None:
+    states = [state([group("g")], [], revision=str(at)) for at in range(8)]
+    memory = FileMemory(tmp_path)
+    for at, one in enumerate(states):
+        # As a cycle does: the intent, the same again, the result, and other bindings.
+        before = states[at - 1] if at else None
+        for record in (
+            Record(before, one, Generations(at + 1, 1)),
+            Record(before, one, Generations(at + 1, 1)),
+            Record(one, None, Generations(at + 1, 1)),
+            Record(one, None, Generations(at + 1, 1), {"p": Binding("tap-p")}),
+        ):
+            memory.save(record)
+            # Another process goes on where this one ends.
+            memory = FileMemory(tmp_path)
+            assert memory.load() == record
+    kept = list(FileMemory(tmp_path).before())
+    assert [one.accepted for one in kept] == states[-2 : -2 - KEPT_BEFORE : -1]
+    assert [one.generations.current for one in kept] == [7, 6, 5, 4]
+    (tmp_path / "accepted.json.2").write_bytes(b"torn")
+    assert [one.accepted for one in FileMemory(tmp_path).before()] == [
+        one.accepted for one in (kept[0], *kept[2:])
+    ]
+
+
+def test_what_was_before_is_no_reason_not_to_keep_what_is(tmp_path: Path) -> None:
+    (tmp_path / "accepted.json.1").mkdir()
+    (tmp_path / "accepted.json.1" / "full").touch()
+    (tmp_path / "accepted.json.2").mkdir()
+    (tmp_path / "accepted.json.2" / "full").touch()
+    memory = FileMemory(tmp_path)
+    memory.save(Record(ONE))
+    memory.save(Record(OTHER))
+    assert FileMemory(tmp_path).load() == Record(OTHER)
+    assert list(memory.before()) == []
 
 
 def test_no_file_is_no_trouble(tmp_path: Path) -> None:

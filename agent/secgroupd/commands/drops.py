@@ -1,6 +1,7 @@
 """``drops``: what is being denied on this host, and why."""
 
 import argparse
+import sys
 import time
 from typing import Any
 
@@ -49,6 +50,8 @@ def run(args: argparse.Namespace) -> int:
                 complain(f"{line['lost']} packets were not shown: too many at once")
             elif args.port in {None, line["port"]}:
                 write_json(line) if args.json else write(told(line))
+                # Whoever it is piped to must not wait for a buffer to fill.
+                sys.stdout.flush()
                 left = None if left is None else left - 1
                 if left == 0:
                     return EXIT_DONE

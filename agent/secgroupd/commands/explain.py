@@ -1,11 +1,14 @@
 """``explain``: the verdict on one question, and which rule of which group decided it."""
 
 import argparse
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from pathlib import Path
 
-from secgroupd.commands.arguments import Verbs, add_document, add_json, add_verb
+from secgroupd.commands.arguments import Verbs, add_json, add_verb
 from secgroupd.commands.documents import load_settings, read
 from secgroupd.commands.output import WIDTH, counted, fitted, write, write_json
+from secgroupd.commands.reasons import because, decision_as_json
+from secgroupd.commands.standing import run_live
 from secgroupd.core.model import (
     Action,
     Direction,
@@ -18,19 +21,11 @@ from secgroupd.core.reachability import Answer, End, Flow, Question, explain
 from secgroupd.core.reading import Refusal
 from secgroupd.core.verdict import Decision, Reason, considered
 from secgroupd.core.wording import PROTOCOL_NAMES, matches
+from secgroupd.errors import QuestionError
 
 EXIT_ALLOW, EXIT_DENY = 0, 3
 
 _MARKER = "->"
-
-_REASONS: Mapping[Reason, str] = {
-    Reason.RULE: "by rule {rule} of group {group}",
-    Reason.DEFAULT_DENY: "as no rule allows it",
-    Reason.SOURCE_CHECK: "by the source check",
-    Reason.PORT_SECURITY_DISABLED: "as port security is off",
-    Reason.LOAD_BALANCER: "as it comes through the load balancer",
-    Reason.LINK_SERVICE: "as the network itself needs it (no rule is asked)",
-}
 
 
 def add(verbs: Verbs) -> None:
@@ -41,7 +36,19 @@ def add(verbs: Verbs) -> None:
         "say whether a connection is allowed, and which rules decide it",
         "0: allow, 3: deny, 1: error",
     )
-    add_document(verb)
+    verb.add_argument(
+        "path",
+        type=Path,
+        metavar="PATH",
+        nargs="?",
+        help="the state document: a file or a directory; with --live, what is in force if left out",
+    )
+    verb.add_argument(
+        "--live",
+        action="store_true",
+        help="find such connections that exist: who let them in, what becomes of them "
+        "(0: they go on, 3: one will be cut, 4: there is none)",
+    )
     ends = "a port's id, an instance's id or an address"
     verb.add_argument("--from", dest="source", metavar="X", required=True, help=ends)
     verb.add_argument("--to", dest="destination", metavar="Y", required=True, help=ends)
@@ -95,6 +102,12 @@ def _family(text: str) -> Family:
 
 def run(args: argparse.Namespace) -> int:
     """Answer the question in the arguments."""
+    if args.live:
+        return run_live(args)
+    if args.path is None:
+        raise QuestionError(
+            "there is no document to ask: name a file or a directory, or ask --live"
+        )
     policy = Policy(read([args.path], load_settings(args.config)).state)
     question = Question(
         source=args.source,
@@ -120,19 +133,6 @@ def answer_as_json(answer: Answer) -> dict[str, object]:
         "verdict": answer.verdict.value,
         "egress": decision_as_json(answer.egress),
         "ingress": decision_as_json(answer.ingress),
-    }
-
-
-def decision_as_json(decision: Decision | None) -> dict[str, object] | None:
-    """Return the decision at one end as JSON has it; None where that end is no port."""
-    if decision is None:
-        return None
-    return {
-        "port": decision.port_id,
-        "verdict": decision.verdict.value,
-        "reason": decision.reason.value,
-        "security_group": decision.group_id,
-        "rule": decision.rule_id,
     }
 
 
@@ -170,9 +170,8 @@ def _end(end: End) -> str:
 def _side(
     policy: Policy, flow: Flow, port: Port, decision: Decision, direction: Direction
 ) -> Iterator[str]:
-    reason = _REASONS[decision.reason].format(rule=decision.rule_id, group=decision.group_id)
     yield fitted(f"{direction.value} at {port.id}: {decision.verdict.value}", WIDTH)
-    yield fitted(f"  {reason}", WIDTH)
+    yield fitted(f"  {because(decision)}", WIDTH)
     if decision.reason not in {Reason.RULE, Reason.DEFAULT_DENY}:
         return
     rules = considered(policy, port, direction, flow.packet(direction))

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 
 from secgroupd.core.draft import Binding
 from secgroupd.core.model import PROTOCOL_NUMBERS, Address
-from secgroupd.core.tracked import Inbound, Judge
+from secgroupd.core.tracked import Connection, Inbound, Judge
 from secgroupd.reconcile import Proposal
 from secgroupd.sweep import Table, stale
 
@@ -29,16 +29,20 @@ def would_be_cut(
 
 def described(inbound: Inbound) -> str:
     """Return one line about a connection: port, protocol, both ends, age, and what denies it."""
-    connection = inbound.connection
-    protocol = NAMES.get(connection.protocol, str(connection.protocol))
-    peer = _end(connection.original.source, connection.original.sport)
-    own = _end(connection.reply.source, connection.reply.sport)
-    age = "" if connection.age is None else f", {connection.age:.0f} s old"
     decision = inbound.decision
     by = decision.reason.value
     if decision.group_id is not None:
         by = f"rule {decision.rule_id} of {decision.group_id}"
-    return f"{inbound.port.id}: {protocol} {peer} -> {own}{age}, denied by {by}"
+    return f"{inbound.port.id}: {ends(inbound.connection)}, denied by {by}"
+
+
+def ends(connection: Connection) -> str:
+    """Return a connection's protocol, both ends, and its age where that is known."""
+    protocol = NAMES.get(connection.protocol, str(connection.protocol))
+    peer = _end(connection.original.source, connection.original.sport)
+    own = _end(connection.reply.source, connection.reply.sport)
+    age = "" if connection.age is None else f", {connection.age:.0f} s old"
+    return f"{protocol} {peer} -> {own}{age}"
 
 
 def _end(address: Address, port: int) -> str:

@@ -156,7 +156,7 @@ def _decision(
 ) -> Decision | None:
     packet = None
     if logged.connection is not None:
-        packet = _of_connection(logged.connection, direction)
+        packet = logged.connection.first_packet(direction)
     elif isinstance(headers, Headers):
         packet = Packet(
             peer=headers.source if direction is Direction.INGRESS else headers.destination,
@@ -169,17 +169,3 @@ def _decision(
     if packet is None:
         return None
     return decide(policy, policy.ports[port_id], direction, packet)
-
-
-def _of_connection(connection: Connection, direction: Direction) -> Packet:
-    """Return a connection's first packet as the port that judges it sees it, behind the host's NAT."""
-    asked, answered = connection.original, connection.reply
-    inbound = direction is Direction.INGRESS
-    return Packet(
-        peer=answered.destination if inbound else asked.destination,
-        protocol=connection.protocol,
-        dport=answered.sport if inbound else asked.dport,
-        sport=answered.dport if inbound else asked.sport,
-        icmp_type=connection.icmp_type,
-        icmp_code=connection.icmp_code,
-    )

@@ -198,6 +198,15 @@ def _distance(policy: Policy, one: End, other: End) -> _Distance:
     return _Distance.UNCONNECTED
 
 
+def addresses(policy: Policy, name: str) -> frozenset[Address]:
+    """Return the addresses that a name can mean.
+
+    Raises:
+        QuestionError: it means nothing.
+    """
+    return frozenset(end.address for end in _ends(policy, name))
+
+
 def _ends(policy: Policy, name: str) -> tuple[End, ...]:
     """Return what a name can mean: every private IP of its ports, or one address outside."""
     ports = _named_ports(policy, name)

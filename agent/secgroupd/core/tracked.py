@@ -50,6 +50,20 @@ class Connection:
         """The generation in which inbound rules last allowed it; 0 for never."""
         return self.mark & GENERATION_MASK
 
+    def first_packet(self, direction: Direction) -> Packet:
+        """Return the packet that opened it, as the port that judges this direction met it.
+
+        To the responder, the peer is whom it answers to; to the originator, whom it asked.
+        """
+        inbound = direction is Direction.INGRESS
+        return Packet(
+            peer=self.reply.destination if inbound else self.original.destination,
+            protocol=self.protocol,
+            dport=self.reply.sport if inbound else self.original.dport,
+            icmp_type=self.icmp_type,
+            icmp_code=self.icmp_code,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Inbound:
@@ -92,22 +106,20 @@ class Judge:
     def _decisions(self) -> dict[tuple[str, Packet], Decision]:
         return {}
 
-    def inbound(self, connection: Connection) -> Inbound | None:
-        """Return what becomes of a connection whose responder is a port here; else None.
+    def responder(self, connection: Connection) -> Port | None:
+        """Return the port here that answers, whatever address was asked for; None for none."""
+        return self._by_place.get((connection.zone, connection.reply.source.packed))
 
-        The responder is who answers: the reply tuple's source, whatever address was asked for; its
-        peer is whom it answers to.
-        """
-        port = self._by_place.get((connection.zone, connection.reply.source.packed))
+    def originator(self, connection: Connection) -> Port | None:
+        """Return the port here that opened a connection; None for none."""
+        return self._by_place.get((connection.zone, connection.original.source.packed))
+
+    def inbound(self, connection: Connection) -> Inbound | None:
+        """Return what becomes of a connection whose responder is a port here; else None."""
+        port = self.responder(connection)
         if port is None:
             return None
-        packet = Packet(
-            peer=connection.reply.destination,
-            protocol=connection.protocol,
-            dport=connection.reply.sport,
-            icmp_type=connection.icmp_type,
-            icmp_code=connection.icmp_code,
-        )
+        packet = connection.first_packet(Direction.INGRESS)
         # Clients come in numbers; what decides about one decides about its other connections.
         key = (port.id, packet)
         decision = self._decisions.get(key)

@@ -68,6 +68,18 @@ class Conntrack(Closing):
                 if found is not None:
                     yield found
 
+    def entries(self) -> Iterator[Connection]:
+        """Yield every entry, of whomever; see ``stale``.
+
+        Raises:
+            DataplaneError: the kernel refused.
+        """
+        with reading("the connection table"):
+            for body in self._netlink.stream(SUBSYSTEM | GET, 0):
+                parts = dict(attributes(body))
+                if ORIGINAL in parts and REPLY in parts:
+                    yield connection_of(parts)
+
     def delete(self, connections: Sequence[Connection]) -> int:
         """Delete entries; return how many were still there. One that is gone is no error.
 
