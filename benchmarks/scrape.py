@@ -2,22 +2,24 @@
 
     python -m benchmarks.scrape [--ports N] [--rules N]
 
-Prints what a scrape costs, with the series of each rule and without, as a ratio of one run.
+Prints what a scrape costs with the series of each rule and without, what the first one after a
+change costs, which writes every line anew, and one that is compressed, as Prometheus asks for.
 """
 
 import argparse
+import gzip
 import statistics
 import time
+from wsgiref.util import setup_testing_defaults
 
 from benchmarks.clouds import cloud
-from prometheus_client import CollectorRegistry, generate_latest
 
 from secgroupd.core.draft import Binding
 from secgroupd.core.names import DENIED_FROM, DENIED_TO, SPOOFS
 from secgroupd.core.policy import Policy
-from secgroupd.core.uncollected import uncollected
 from secgroupd.dataplane.interfaces import carried
 from secgroupd.dataplane.nft import Nft
+from secgroupd.metrics import Metrics
 from secgroupd.proving.namespaces import Lab
 from secgroupd.reconcile import Reconciler
 from secgroupd.traffic import FRESH_SECONDS, Traffic
@@ -35,7 +37,6 @@ def main() -> None:
     state = cloud(ports=given.ports, groups=250, rules=given.rules, profiles=250)
     ports = [port for instance in state.instances for port in instance.ports]
     bindings = {port.id: Binding(port.interface or "") for port in ports}
-    registry = CollectorRegistry()
     with Lab() as lab:
         links = "".join(f"tuntap add {port.interface} mode tap\n" for port in ports)
         lab.hv.run(["ip", "-batch", "-"], stdin=links)
@@ -43,27 +44,46 @@ def main() -> None:
             Reconciler(nft, grace=0).apply(state, bindings)
         sets = lab.hv.run(["nft", "-t", "list", "sets", "inet"]).stdout.split()
         counting = [name for name in sets if name.rpartition("_")[0] in COUNTED]
-        each = ", ".join(f'"{port.interface}" counter packets 1 bytes 60' for port in ports)
+        each = ", ".join(
+            f'"{port.interface}" counter packets {at * 1001} bytes {at * 60003}'
+            for at, port in enumerate(ports)
+        )
         lines = [f"add element inet secgroupd {name} {{ {each} }}" for name in counting]
         lab.hv.run(["nft", "-f", "-"], stdin="\n".join(lines))
         traffic = Traffic(Nft, carried)
         traffic.show(Policy(state), bindings)
-        registry.register(traffic)
-        taken: dict[bool, list[float]] = {True: [], False: []}
         with lab.hv.enter():
-            for at in range(2 * ROUNDS):
-                traffic.per_rule = at % 2 == 0
-                time.sleep(FRESH_SECONDS)
-                began = time.perf_counter()
-                with uncollected():
-                    page = generate_latest(registry)
-                taken[traffic.per_rule].append(time.perf_counter() - began)
-                series = sum(not line.startswith(b"#") for line in page.splitlines())
-                if at < 2:
-                    print(f"rules' series {traffic.per_rule!s:5}: {series} samples")
-    with_rules, without = (statistics.median(taken[kind]) for kind in (True, False))
-    print(f"with each rule {with_rules * 1000:.0f} ms, without {without * 1000:.0f} ms")
-    print(f"ratio {with_rules / without:.2f}")
+            _scrape(traffic)
+
+
+def _scrape(traffic: Traffic) -> None:
+    page = Metrics(traffic=traffic).page
+
+    def scraped(encoding: str) -> bytes:
+        environ: dict[str, object] = {"HTTP_ACCEPT_ENCODING": encoding}
+        setup_testing_defaults(environ)
+        return b"".join(page(environ, lambda *_: bytes))
+
+    medians: list[float] = []
+    for kind, per_rule, encoding in (
+        ("with each rule's series", True, ""),
+        ("without them", False, ""),
+        ("with them, compressed", True, "gzip"),
+    ):
+        traffic.per_rule = per_rule
+        taken: list[float] = []
+        text = b""
+        for _ in range(ROUNDS + 1):
+            time.sleep(FRESH_SECONDS)
+            began = time.perf_counter()
+            text = scraped(encoding)
+            taken.append(time.perf_counter() - began)
+        plain = gzip.decompress(text) if encoding else text
+        samples = sum(not line.startswith(b"#") for line in plain.splitlines())
+        medians.append(statistics.median(taken[1:]))
+        figures = f"{medians[-1] * 1000:.0f} ms, the first {taken[0] * 1000:.0f} ms"
+        print(f"{kind}: {figures}; {samples} samples, {len(text)} bytes")
+    print(f"ratio {medians[0] / medians[1]:.2f}")
 
 
 if __name__ == "__main__":

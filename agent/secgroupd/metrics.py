@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
-from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
+from wsgiref.types import WSGIApplication
 
 from prometheus_client.core import (
     CounterMetricFamily,
@@ -21,11 +21,10 @@ from prometheus_client.core import (
     InfoMetricFamily,
     Metric,
 )
-from prometheus_client.exposition import make_wsgi_app
 from prometheus_client.registry import Collector, CollectorRegistry
 
 from secgroupd.core.clearing import Cleared, Scenario
-from secgroupd.core.uncollected import uncollected
+from secgroupd.page import Large, Page
 from secgroupd.sweeper import Totals
 
 CONNTRACK = Path("/proc/sys/net/netfilter")
@@ -73,22 +72,22 @@ class Sweeps(Protocol):
 
 
 class Metrics(Collector):
-    """Counts what the loop reports, and shows it in a registry.
+    """Counts what the loop reports, and shows it in a registry and on a page.
 
     Args:
         registry: where it is shown; None makes one.
         sweeps: who counts connections.
-        traffic: what else the registry shows.
+        traffic: what else the page shows.
     """
 
     def __init__(
         self,
         registry: CollectorRegistry | None = None,
         sweeps: Sweeps | None = None,
-        traffic: Collector | None = None,
+        traffic: Large | None = None,
     ) -> None:
         self.registry = CollectorRegistry() if registry is None else registry
-        self._sweeps = sweeps
+        self._sweeps, self._traffic = sweeps, traffic
         self._lock = threading.Lock()
         self._snapshot = Snapshot()
         self._results = Counter(dict.fromkeys(Result, 0))
@@ -97,19 +96,11 @@ class Metrics(Collector):
         self._repairs = self._drifts = 0
         self._cleared: Counter[str] = Counter()
         self.registry.register(self)
-        if traffic is not None:
-            self.registry.register(traffic)
 
     @property
     def page(self) -> WSGIApplication:
         """The application that answers every request with all metrics."""
-        answer: WSGIApplication = make_wsgi_app(self.registry)
-
-        def uncollecting(environ: WSGIEnvironment, start: StartResponse) -> Iterable[bytes]:
-            with uncollected():
-                return answer(environ, start)
-
-        return uncollecting
+        return Page(self.registry, self._traffic)
 
     def show(self, snapshot: Snapshot) -> None:
         """Take what holds from now on."""

@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from prometheus_client.core import CounterMetricFamily, Metric
+from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
 from secgroupd.core import names
@@ -22,6 +22,7 @@ from secgroupd.core.model import Direction, Family, Rule, State
 from secgroupd.core.policy import OrderedRule, Policy
 from secgroupd.core.wording import matches
 from secgroupd.errors import DataplaneError
+from secgroupd.page import LargeFamily
 
 FRESH_SECONDS = 1.0
 """For how long a reading counts as of now: what bounds the cost of readers in a hurry."""
@@ -148,8 +149,8 @@ class Traffic(Collector):
             totals = self._hits.totals
             return [Hits(r.group_id, r.rule, totals[name]) for name, r in rules.items()]
 
-    def collect(self) -> Iterable[Metric]:
-        """Return the metrics (called by the registry); none when the kernel cannot be read."""
+    def families(self) -> Sequence[LargeFamily]:
+        """Return what has been counted, for a page; nothing when the kernel cannot be read."""
         with self._lock:
             try:
                 rules = self._read()
@@ -160,6 +161,10 @@ class Traffic(Collector):
                 return []
             self._trouble = False
             return [self._dropped(), *self._ports(), *self._by_rule(rules)]
+
+    def collect(self) -> Iterable[Metric]:
+        """Return the same for a registry, which takes longer to write it."""
+        return [metric for family in self.families() for metric in family.collect()]
 
     def _read(self) -> Mapping[str, OrderedRule]:
         """Bring the totals up to now; return the rules by the names of their counters."""
@@ -194,41 +199,49 @@ class Traffic(Collector):
         self._read_at = self._now()
         return rules
 
-    def _dropped(self) -> Metric:
-        family = CounterMetricFamily(
+    def _dropped(self) -> LargeFamily:
+        totals = sorted(self._spoofs.totals.items())
+        return LargeFamily(
             "secgroupd_source_check_drops",
             "Packets and ARP messages that a port sent in another's name.",
-            labels=["port"],
+            {"port": [port for port, _ in totals]},
+            [count.packets for _, count in totals],
         )
-        for port, count in sorted(self._spoofs.totals.items()):
-            family.add_metric([port], count.packets)
-        return family
 
-    def _ports(self) -> Iterator[Metric]:
-        for unit, text in (("packets", "Packets"), ("bytes", "Bytes")):
-            family = CounterMetricFamily(
+    def _ports(self) -> Iterator[LargeFamily]:
+        labels: dict[str, list[str]] = {"port": [], "direction": [], "verdict": []}
+        counts: list[Count] = []
+        for direction, flow in self._flows.items():
+            for verdict, totals in (("allow", flow.allowed), ("deny", flow.denied.totals)):
+                ports = sorted(totals)
+                labels["port"] += ports
+                labels["direction"] += [direction.value] * len(ports)
+                labels["verdict"] += [verdict] * len(ports)
+                counts += [totals[port] for port in ports]
+        for unit, text, numbers in (
+            ("packets", "Packets", [count.packets for count in counts]),
+            ("bytes", "Bytes", [count.bytes for count in counts]),
+        ):
+            yield LargeFamily(
                 f"secgroupd_port_{unit}",
                 f"{text} to a port (ingress) and from it (egress) that the rules denied, and of "
                 "all that its interface carried, those that were allowed, ARP included.",
-                labels=["port", "direction", "verdict"],
+                labels,
+                numbers,
             )
-            for direction, flow in self._flows.items():
-                for verdict, totals in (("allow", flow.allowed), ("deny", flow.denied.totals)):
-                    for port, count in sorted(totals.items()):
-                        labels = [port, direction.value, verdict]
-                        family.add_metric(labels, getattr(count, unit))
-            yield family
 
-    def _by_rule(self, rules: Mapping[str, OrderedRule]) -> Iterator[Metric]:
+    def _by_rule(self, rules: Mapping[str, OrderedRule]) -> Iterator[LargeFamily]:
         if not self.per_rule:
             return
-        family = CounterMetricFamily(
+        totals = self._hits.totals
+        yield LargeFamily(
             "secgroupd_rule_hits",
             "Packets that a rule has decided: first packets of connections, and those that were "
             "judged again.",
-            labels=["security_group", "rule", "direction"],
+            {
+                "security_group": [ordered.group_id for ordered in rules.values()],
+                "rule": [ordered.rule.id for ordered in rules.values()],
+                "direction": [ordered.rule.direction.value for ordered in rules.values()],
+            },
+            [totals[name].packets for name in rules],
         )
-        for name, ordered in rules.items():
-            labels = [ordered.group_id, ordered.rule.id, ordered.rule.direction.value]
-            family.add_metric(labels, self._hits.totals[name].packets)
-        yield family

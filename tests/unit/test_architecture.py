@@ -30,7 +30,7 @@ PURE_PARTS = {
 PACKAGES = {
     "yaml": {"secgroupd.core.yamltree"},
     "pyroute2": {"secgroupd.proving.wiring"},
-    "prometheus_client": {"secgroupd.metrics", "secgroupd.traffic"},
+    "prometheus_client": {"secgroupd.metrics", "secgroupd.page", "secgroupd.traffic"},
     "nftables": {"secgroupd.dataplane.nft_worker"},
 }
 """Who may import what is not the standard library's."""

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import pytest
+from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import CollectorRegistry
 from tests.builders import both, group, port, rule, state
 
@@ -132,6 +133,17 @@ def test_what_was_allowed_is_what_was_carried_less_what_was_dropped(shown: Shown
     assert shown.port("egress", "allow", "bytes") == 9500
     carried(10, 10)
     assert shown.port("ingress", "allow") == 60, "the interface was made anew"
+
+
+def test_what_is_written_is_what_the_registry_says(shown: Shown) -> None:
+    name = names.counter("g", WEB.id)
+    denied = {("inet", "tap1"): Count(1_234_567, 1 << 40), ("inet", "tap2"): Count(1, 60)}
+    shown.host.counts = Counts({("inet", name): Count(3, 30)}, denied, denied, denied)
+    shown.host.interfaces = {"tap2": Carried(Count(10, 100), Count(20, 200))}
+    families = shown.traffic.families()
+    assert [len(family.numbers) for family in families] == [2, 6, 6, 3]
+    page = b"".join(family.written(generate_latest) for family in families)
+    assert page == generate_latest(shown.registry)
 
 
 def test_readers_in_a_hurry_get_the_last_reading(shown: Shown) -> None:

@@ -81,10 +81,11 @@ class Tally(Generic[Owner]):
             counts: the reading.
             owners: whose each counter or interface is now, by its name; nobody else's is shown.
         """
-        totals = {owner: self.totals.get(owner, Count()) for owner in owners.values()}
+        nothing = Count()
+        totals = {owner: self.totals.get(owner, nothing) for owner in owners.values()}
         for place, count in counts.items():
             owner = owners.get(place[1])
             if owner is not None:
-                fresh = count.since(self._seen.get(place, count if self.from_now else Count()))
+                fresh = count.since(self._seen.get(place, count if self.from_now else nothing))
                 totals[owner] = totals[owner].plus(fresh)
         self.totals, self._seen = totals, counts

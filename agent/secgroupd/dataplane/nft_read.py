@@ -34,6 +34,19 @@ FLAG_INTERVAL, FLAG_MAP, FLAG_TIMEOUT, FLAG_OBJECT = 0x4, 0x8, 0x10, 0x40
 ELEMENT_CATCHALL = 0x2
 ELEMENT_EXPRESSION, ELEMENT_OBJECT = 7, 9
 COUNTER_BYTES, COUNTER_PACKETS = 1, 2
+
+_COUNTER = attribute(COUNTER_BYTES, bytes(8)) + attribute(COUNTER_PACKETS, bytes(8))
+_COUNTED = attribute(1, attribute(1, bytes(16))) + attribute(
+    ELEMENT_EXPRESSION, text_attribute(1, "counter") + attribute(2, _COUNTER)
+)
+COUNTER, COUNTED = struct.Struct(">4sQ4sQ"), struct.Struct(">8s16s24sQ4sQ")
+"""A counter, and an interface with one: numbers and key, and before each what says that it is one.
+
+Nearly all are of this shape, and attributes one by one take several times as long. What is not (some
+kernels pad numbers; elements can have more in them) is read that way.
+"""
+COUNTER_HEADS, COUNTED_HEADS = COUNTER.unpack(_COUNTER)[::2], COUNTED.unpack(_COUNTED)[::2]
+
 VERDICTS = {0: "drop", 1: "accept", 0xFFFFFFFF: "continue", 0xFFFFFFFB: "return"}
 JUMP, GOTO = 0xFFFFFFFD, 0xFFFFFFFC
 
@@ -301,8 +314,7 @@ def _counted_in_sets(
     for name in [text(parts[2]) for parts in _ours(sets)]:
         counts = found.get(name.rpartition("_")[0])
         if counts is not None:
-            for element in _dumped(netlink, family, name):
-                counts[_element(element)[0]] = _counted(element)
+            counts.update(_counted(element) for element in _dumped(netlink, family, name))
     return found
 
 
@@ -332,18 +344,27 @@ def _element(element: memoryview) -> tuple[bytes, str]:
     return key + end, verdict
 
 
-def _counted(element: memoryview) -> tuple[int, int]:
-    """Return the packets and bytes of an element's counter (which is its only expression)."""
-    for kind, payload in attributes(element):
-        if kind == ELEMENT_EXPRESSION:
-            name, data = (value for _, value in attributes(payload))
-            if text(name) == "counter":
-                return _count(data)
-    return 0, 0
+def _counted(element: memoryview) -> tuple[bytes, tuple[int, int]]:
+    """Return the key of an element, and what its counter (its only expression) has counted."""
+    if len(element) == COUNTED.size:
+        key_head, key, bytes_head, octets, packets_head, packets = COUNTED.unpack(element)
+        if (key_head, bytes_head, packets_head) == COUNTED_HEADS:
+            return key, (packets, octets)
+    parts = dict(attributes(element))
+    count = 0, 0
+    if ELEMENT_EXPRESSION in parts:
+        name, data = (value for _, value in attributes(parts[ELEMENT_EXPRESSION]))
+        if text(name) == "counter":
+            count = _count(data)
+    return _data(parts[1]), count
 
 
 def _count(counter: memoryview) -> tuple[int, int]:
     """Return a counter's packets and bytes."""
+    if len(counter) == COUNTER.size:
+        bytes_head, octets, packets_head, packets = COUNTER.unpack(counter)
+        if (bytes_head, packets_head) == COUNTER_HEADS:
+            return packets, octets
     parts = dict(attributes(counter))
     packets, octets = (
         struct.unpack(">Q", parts[kind])[0] for kind in (COUNTER_PACKETS, COUNTER_BYTES)
