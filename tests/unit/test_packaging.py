@@ -126,7 +126,7 @@ def verbs() -> list[str]:
 def test_every_verb_is_in_the_manual_page() -> None:
     page = (ROOT / "man" / "secgroupctl.1").read_text()
     described = re.findall(r"^\.TP\n\.(?:BR|BI|B) ([a-z]+)\b", page, re.MULTILINE)
-    assert sorted(described) == verbs()
+    assert sorted(set(described)) == verbs()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
