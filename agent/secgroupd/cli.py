@@ -6,7 +6,18 @@ import sys
 from collections.abc import Callable, Sequence
 
 from secgroupd import __version__
-from secgroupd.commands import check, drops, enforce, explain, graph, guard, reach, rules, status
+from secgroupd.commands import (
+    check,
+    drops,
+    enforce,
+    explain,
+    graph,
+    guard,
+    reach,
+    rules,
+    status,
+    trace,
+)
 from secgroupd.commands.arguments import add_config
 from secgroupd.commands.output import abandon_stdout, complain, complain_of, counted
 from secgroupd.errors import DocumentError, SecgroupdError
@@ -56,7 +67,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--version", action="version", version=f"secgroupctl {__version__}")
     add_config(made, default=None)
     verbs = made.add_subparsers(title="verbs", metavar="VERB", required=True)
-    for group in (check, explain, graph, reach, enforce, guard, status, rules, drops):
+    for group in (check, explain, graph, reach, enforce, guard, status, rules, drops, trace):
         group.add(verbs)
     return made
 

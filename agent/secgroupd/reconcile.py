@@ -174,9 +174,7 @@ class Reconciler:
         policy = Policy(state)
         cleared = self._cleared(policy)
         generations = self._generations(bindings, cleared)
-        held = frozenset(self._held)
-        host = Host(bindings, self.managed, self.timeouts, self.abilities, held, self.logging)
-        tables = compile_host(policy, host, generations)
+        tables = compile_host(policy, self.host(bindings), generations)
         plan = self._difference(tables)
         if plan:
             plan = replace(plan, lines=(*plan.lines, *self._adoption(policy, bindings)))
@@ -198,6 +196,11 @@ class Reconciler:
         if self.protect and self._owning is None:
             self._owning = self.kernel.owning()
         return difference(tables, self._observed(), owned=self.protect and bool(self._owning))
+
+    def host(self, bindings: Mapping[str, Binding]) -> Host:
+        """Return what the compiler must know of the host with these ports."""
+        held = frozenset(self._held)
+        return Host(bindings, self.managed, self.timeouts, self.abilities, held, self.logging)
 
     def apply(self, state: State, bindings: Mapping[str, Binding]) -> Outcome:
         """Run a cycle: afterwards the kernel has the document's ruleset and nothing else is there.

@@ -44,6 +44,8 @@ BESIDE = {
     ("secgroupd.dataplane.links", "secgroupd.dataplane.netlink"),
     ("secgroupd.dataplane.links", "secgroupd.dataplane.events"),
     ("secgroupd.dataplane.events", "secgroupd.dataplane.netlink"),
+    ("secgroupd.dataplane.nft_trace", "secgroupd.dataplane.events"),
+    ("secgroupd.dataplane.nft_trace", "secgroupd.dataplane.netlink"),
     ("secgroupd.dataplane.nflog", "secgroupd.dataplane.conntrack"),
     ("secgroupd.dataplane.nflog", "secgroupd.dataplane.netlink"),
 }

@@ -40,6 +40,8 @@ SELECTION = (
         "tests/netns/test_clearing_edges.py",
         "tests/netns/test_stale_replies.py",
         "tests/netns/test_wirings.py",
+        "tests/netns/test_drops.py",
+        "tests/netns/test_trace.py",
         # Behind switched ports there is no NAT of the host's.
         f"--deselect={THROUGH_NAT}",
     ),

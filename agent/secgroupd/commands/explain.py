@@ -55,11 +55,11 @@ def add(verbs: Verbs) -> None:
     verb.add_argument(
         "--protocol",
         metavar="P",
-        type=_protocol,
+        type=protocol_argument,
         required=True,
         help="tcp, udp, icmp, ... or 0..255",
     )
-    verb.add_argument("--dport", metavar="N", type=_port, help="the destination port")
+    verb.add_argument("--dport", metavar="N", type=port_argument, help="the destination port")
     verb.add_argument("--icmp-type", metavar="N", type=_byte, help="an echo request if left out")
     verb.add_argument("--icmp-code", metavar="N", type=_byte, help="needs a type")
     verb.add_argument(
@@ -72,7 +72,8 @@ def add(verbs: Verbs) -> None:
     verb.set_defaults(run=run)
 
 
-def _protocol(text: str) -> int:
+def protocol_argument(text: str) -> int:
+    """Parse an argument that is a protocol."""
     try:
         return protocol(text)
     except Refusal as refusal:
@@ -85,7 +86,8 @@ def _number(text: str, first: int, last: int) -> int:
     return int(text)
 
 
-def _port(text: str) -> int:
+def port_argument(text: str) -> int:
+    """Parse an argument that is a port number."""
     return _number(text, 1, 65535)
 
 

@@ -141,6 +141,19 @@ class Nft(Closing):
             bridging = Bridging.NONE
         return Abilities(bridging, tracking=3 not in refused["inet"])
 
+    def handles(self) -> Mapping[tuple[str, str, int], str]:
+        """Return the digests of the rules by family, chain and the kernel's number of each.
+
+        Raises:
+            DataplaneError: they could not be read.
+        """
+        with reading("the rules"):
+            return {
+                (family, *place): digest
+                for family in nft_read.FAMILIES
+                for place, digest in nft_read.handles(self._netlink, family).items()
+            }
+
     def owning(self) -> bool:
         """Find out whether this writer can own tables that outlive it.
 

@@ -133,6 +133,24 @@ def counters(netlink: Netlink, family: str) -> Mapping[str, tuple[int, int]]:
     }
 
 
+def handles(netlink: Netlink, family: str) -> Mapping[tuple[str, int], str]:
+    """Return the comments of our rules by chain and the kernel's number of each.
+
+    Raises:
+        OSError: the kernel refused to show them.
+    """
+    try:
+        bodies = netlink.dump(SUBSYSTEM | GET_RULE, FAMILIES[family], text_attribute(1, TABLE))
+    except FileNotFoundError:
+        return {}
+    return {
+        (text(parts[2]), int(struct.unpack(">Q", parts[3])[0])): (
+            _comment(parts[7]) if 7 in parts else ""
+        )
+        for parts in _ours(bodies)
+    }
+
+
 def tables_with_sets(netlink: Netlink) -> Sequence[str]:
     """Return family and name of the tables of others that have sets, in order.
 
