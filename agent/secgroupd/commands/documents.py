@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from pathlib import Path
 
+from secgroupd.commands.progress import working
 from secgroupd.config import Settings
 from secgroupd.config import load as load_settings
 from secgroupd.core.document import Parsed, Source, parse
@@ -18,6 +19,11 @@ def read(paths: Iterable[Path], settings: Settings) -> Parsed:
     Raises:
         DocumentError: it is refused, or something cannot be read.
     """
+    with working("reading the document"):
+        return _read(paths, settings)
+
+
+def _read(paths: Iterable[Path], settings: Settings) -> Parsed:
     readings = [files.read(path) for path in paths]
     problems = tuple(problem for reading in readings for problem in reading.problems)
     if problems:

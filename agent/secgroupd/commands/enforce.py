@@ -10,6 +10,7 @@ from secgroupd.commands.confirm import confirmed
 from secgroupd.commands.documents import load_settings, read
 from secgroupd.commands.live import described, would_be_cut
 from secgroupd.commands.output import complain, complain_of, counted, write
+from secgroupd.commands.progress import working
 from secgroupd.config import Settings
 from secgroupd.configured import configure
 from secgroupd.core.bindings import Bound, bind
@@ -69,8 +70,9 @@ def run_plan(args: argparse.Namespace) -> int:
     state = _state(args, settings)
     with _reconciler(settings) as reconciler:
         bound = _bound(state, settings, reconciler.abilities)
-        proposal = reconciler.propose(state, bound.bindings)
-        with Conntrack() as table:
+        with working("comparing with what is in force"):
+            proposal = reconciler.propose(state, bound.bindings)
+        with working("looking through the connections"), Conntrack() as table:
             doomed = [described(one) for one in would_be_cut(table, proposal, bound.bindings)]
     for line in _planned(proposal.plan):
         write(line)
@@ -108,7 +110,8 @@ def run_apply(args: argparse.Namespace) -> int:
 def _apply(reconciler: Reconciler, nft: Nft, state: State, settings: Settings) -> None:
     """Run one cycle and the sweep after it, and say what was done."""
     bound = _bound(state, settings, reconciler.abilities)
-    outcome = reconciler.apply(state, bound.bindings)
+    with working("enforcing"):
+        outcome = reconciler.apply(state, bound.bindings)
     if outcome.plan:
         commands = sum(len(part) for part in outcome.plan.transactions)
         write(f"enforced with {counted(commands, 'nft command')}")

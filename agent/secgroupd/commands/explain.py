@@ -6,7 +6,15 @@ from pathlib import Path
 
 from secgroupd.commands.arguments import Verbs, add_json, add_verb
 from secgroupd.commands.documents import load_settings, read
-from secgroupd.commands.output import WIDTH, counted, fitted, write, write_json
+from secgroupd.commands.output import (
+    WIDTH,
+    Colour,
+    counted,
+    fitted,
+    painted,
+    write,
+    write_json,
+)
 from secgroupd.commands.reasons import because, decision_as_json
 from secgroupd.commands.standing import run_live
 from secgroupd.core.model import (
@@ -141,7 +149,9 @@ def answer_as_json(answer: Answer) -> dict[str, object]:
 def told(policy: Policy, answer: Answer) -> Iterator[str]:
     """Yield an answer as lines for people, each fitting a terminal."""
     flow = answer.flow
-    yield f"{answer.verdict.value.upper()}  {service(flow)}"
+    allowed = answer.verdict is Action.ALLOW
+    verdict = painted(answer.verdict.value.upper(), Colour.GOOD if allowed else Colour.BAD)
+    yield f"{verdict}  {service(flow)}"
     yield fitted(f"  from {_end(flow.source)}", WIDTH)
     yield fitted(f"  to   {_end(flow.destination)}", WIDTH)
     if not flow.connected:

@@ -4,11 +4,28 @@ import json
 import os
 import sys
 from collections.abc import Iterable
+from enum import StrEnum
+from typing import TextIO
 
 from secgroupd.errors import Problem
 
 WIDTH = 80
 """Columns of the terminal that output is made for."""
+
+
+class Colour(StrEnum):
+    """What a text means, as terminals are told it (ECMA-48, SGR)."""
+
+    GOOD = "32"
+    BAD = "31"
+    DOUBTFUL = "33"
+
+
+def painted(text: str, colour: Colour, stream: TextIO | None = None) -> str:
+    """Return a text in a colour, where a person at a terminal wants any (https://no-color.org)."""
+    stream = sys.stdout if stream is None else stream
+    plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") in {None, "dumb"}
+    return text if plain or not stream.isatty() else f"\x1b[{colour.value}m{text}\x1b[0m"
 
 
 def write(text: str = "") -> None:

@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING
 from secgroupd.commands.arguments import Verbs, add_document, add_json, add_verb
 from secgroupd.commands.documents import load_settings, read, read_file
 from secgroupd.commands.explain import answer_as_json, service
-from secgroupd.commands.output import WIDTH, counted, fitted, write, write_json
+from secgroupd.commands.output import (
+    WIDTH,
+    Colour,
+    counted,
+    fitted,
+    painted,
+    write,
+    write_json,
+)
+from secgroupd.commands.progress import working
 from secgroupd.core.draft import Binding
 from secgroupd.core.model import Action, State
 from secgroupd.core.policy import Policy
@@ -69,7 +78,8 @@ def run(args: argparse.Namespace) -> int:
     tests = parse_tests(file.name, file.text)
     judged = answers(policy, tests)
     if args.kernel:
-        seen = sent(policy, judged, settings.managed_interfaces)
+        with working("sending packets"):
+            seen = sent(policy, judged, settings.managed_interfaces)
         results = [Result(*each) for each in zip(tests, judged, seen, strict=True)]
     else:
         results = [Result(*each) for each in zip(tests, judged, strict=True)]
@@ -165,4 +175,5 @@ def _table(results: Sequence[Result], *, kernel: bool) -> None:
             write(f"{'':6}{result.test.place}")
     failed = sum(not result.ok for result in results)
     summary = f"{counted(failed, 'test')} not as expected" if failed else "all as expected"
+    summary = painted(summary, Colour.BAD if failed else Colour.GOOD)
     write(f"\n{counted(len(results), 'test')}: {summary}")

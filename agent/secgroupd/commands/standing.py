@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from secgroupd.commands.documents import load_settings, read
 from secgroupd.commands.live import ends
 from secgroupd.commands.output import WIDTH, fitted, write, write_json
+from secgroupd.commands.progress import working
 from secgroupd.commands.reasons import because, decision_as_json
 from secgroupd.core.living import Epoch, Fate, Standing, standings
 from secgroupd.core.policy import Policy
@@ -41,7 +42,7 @@ def run_live(args: argparse.Namespace) -> int:
     policy = Policy(read([args.path], settings).state) if args.path else epochs[0].policy
     judge = Judge(policy, record.generations, record.bindings)
     sources, destinations = (addresses(policy, end) for end in (args.source, args.destination))
-    with Conntrack() as table:
+    with working("looking through the connections"), Conntrack() as table:
         found = [
             one
             for one in table.entries()

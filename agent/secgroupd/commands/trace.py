@@ -9,7 +9,15 @@ from contextlib import ExitStack
 from secgroupd.commands.arguments import Verbs, add_json, add_verb
 from secgroupd.commands.documents import load_settings
 from secgroupd.commands.explain import port_argument, protocol_argument
-from secgroupd.commands.output import WIDTH, complain, fitted, write, write_json
+from secgroupd.commands.output import (
+    WIDTH,
+    Colour,
+    complain,
+    fitted,
+    painted,
+    write,
+    write_json,
+)
 from secgroupd.commands.reasons import because, decision_as_json
 from secgroupd.config import Settings
 from secgroupd.configured import configure
@@ -216,13 +224,13 @@ def _lines(
     if isinstance(end, Drop):
         at = f" at {end.port_id}" if end.port_id else ""
         by = f"rule {end.rule_id} of group {end.group_id}" if end.rule_id else end.reason.value
-        yield f"DROPPED ({end.direction.value}{at}): {by}"
+        yield f"{painted('DROPPED', Colour.BAD)} ({end.direction.value}{at}): {by}"
         return
     last = told[-1]
     if last.verdict == "drop":
-        yield f"DROPPED by somebody else's rules: table {last.family} {last.table}, {last.chain}"
+        yield f"{painted('DROPPED', Colour.BAD)} by somebody else's rules: table {last.family} {last.table}, {last.chain}"
         return
-    yield "PASSED"
+    yield painted("PASSED", Colour.GOOD)
     for decision in end:
         yield f"  a new connection at {decision.port_id}: {decision.verdict.value} {because(decision)}"
 
