@@ -22,7 +22,7 @@ from secgroupd.proving.netns import Namespace
 from secgroupd.proving.packets import Probe, probe
 
 CLIENT, SERVER = "203.0.113.9", "10.0.0.1"
-PATIENCE = 15.0
+PATIENCE = 60.0
 
 OPEN = """
 version: 1

@@ -103,7 +103,7 @@ def test_a_packet_that_passes_and_by_which_rule(agent: Agent) -> None:
     code, said = traced.end()
     assert code == 0 and "PASSED" in said
     assert "allow by rule any-tcp of group g" in said
-    assert re.search(r"inet c_\w+: rule any-tcp of group g$", said, re.MULTILINE)
+    assert re.search(r"(inet|bridge) c_\w+: rule any-tcp of group g$", said, re.MULTILINE)
     assert max(map(len, said.splitlines())) <= 80
     agent_tables = agent.lab.hv.run(["nft", "list", "tables"]).stdout
     assert "trace" not in agent_tables

@@ -76,6 +76,9 @@ def add(verbs: Verbs) -> None:
         metavar="IPv4|IPv6",
         help="where both ends have both (IPv4 if left out)",
     )
+    verb.add_argument(
+        "--through", metavar="LB", help="a load balancer that passes its clients' addresses on"
+    )
     add_json(verb)
     verb.set_defaults(run=run)
 
@@ -127,6 +130,7 @@ def run(args: argparse.Namespace) -> int:
         icmp_type=args.icmp_type,
         icmp_code=args.icmp_code,
         family=args.ethertype,
+        through=args.through,
     )
     answer = explain(policy, question)
     if args.json:

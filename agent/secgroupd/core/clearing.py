@@ -37,6 +37,8 @@ class Scenario(StrEnum):
     GROUP_ORDER_CHANGED = "group-order-changed"
     PEERING_CHANGED = "peering-changed"
     """Not in the table: members of a group peer appear or vanish with the peering."""
+    LISTENER_REMOVED = "listener-removed"
+    """Not in the table: what a load balancer forwards is exempt from the port's rules no longer."""
     PORT_SECURITY_ENABLED = "port-security-enabled"
     """Not in the table: nothing of the port has been judged before."""
     STATE_LOST = "state-lost"
@@ -90,7 +92,8 @@ def _judged_by(policy: Policy, port: Port) -> object:
         for rule in rules
         if isinstance(rule.peer, GroupPeer | AddressGroupPeer)
     }
-    identity = (port.vpc_id, port.port_security_enabled, port.private_ips)
+    exempt = policy.exemptions.get(port.id, ())
+    identity = (port.vpc_id, port.port_security_enabled, port.private_ips, exempt)
     return (identity, policy.groups_of(port), rules, meant)
 
 
@@ -190,6 +193,9 @@ class _Change:
             was, is_now = self.before.groups_of(old), self.after.groups_of(port)
             if was != is_now and sorted(was) == sorted(is_now):
                 yield port_id, Scenario.GROUP_ORDER_CHANGED
+            was_exempt = set(self.before.exemptions.get(port_id, ()))
+            if was_exempt - set(self.after.exemptions.get(port_id, ())):
+                yield port_id, Scenario.LISTENER_REMOVED
             if port.port_security_enabled and not old.port_security_enabled:
                 yield port_id, Scenario.PORT_SECURITY_ENABLED
 

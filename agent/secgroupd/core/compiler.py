@@ -23,7 +23,7 @@ Ports may be closed, never forgotten: each miss of a map ends in a drop.
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from secgroupd.core import names, origins, sourcechains
+from secgroupd.core import balancing, names, origins, sourcechains
 from secgroupd.core.classes import IP_WORDS, Classes, Judging
 from secgroupd.core.draft import Binding, Draft, InterfaceMap, LocalPort
 from secgroupd.core.host import Bridging, Generations, Host
@@ -43,8 +43,9 @@ knows them. Peers are read from the connection, so the host's own NAT does not h
 
 JUDGED_OUT = 0x80000000
 """Bit of the ct mark: the outbound rules of the originator's port have allowed the connection."""
-GENERATION_MASK = 0x7FFFFFFF
-"""Bits of the ct mark: the generation in which the responder's inbound rules last allowed it."""
+GENERATION_MASK = 0x3FFFFFFF
+"""Bits of the ct mark: the generation in which the responder's inbound rules last allowed it, or in
+which it was last exempt from them."""
 
 POLICIES = {
     "tcp": {Timeout.TCP_ESTABLISHED: "established", Timeout.TCP_FIN_WAIT: "fin_wait"},
@@ -129,7 +130,8 @@ class _Compiler:
             self._profile(profile, maps)
         self._shared(judged)
         self._raw(judged)
-        self._base(maps, self._guards(judged))
+        exempt = balancing.add_exemptions(self.draft, self.policy, judged)
+        self._base(maps, self._guards(judged), exempt)
         return self.draft.ruleset(self.peers.sets, self.peers.counters)
 
     def _only_closes(self, local: Sequence[LocalPort]) -> bool:
@@ -261,6 +263,9 @@ class _Compiler:
         stamp = f"ct mark set ct mark and 0x{JUDGED_OUT:08x} or 0x{g.current:x}"
         limits = self._limits()
         stamps = {names.OK_IN: stamp, names.OK_OUT: f"ct mark set ct mark or 0x{JUDGED_OUT:08x}"}
+        if any(self.policy.exemptions.get(port.id) for port, _ in judged):
+            bits = balancing.BALANCED | g.current
+            stamps[names.OK_BALANCED] = f"ct mark set ct mark and 0x{JUDGED_OUT:08x} or 0x{bits:x}"
         for name, line in stamps.items():
             logging = self.draft.logging_accepted(name)
             self.draft.chain(name, [*limits, *logging, line, "accept"])
@@ -328,7 +333,7 @@ class _Compiler:
                 )
         return lines
 
-    def _base(self, maps: _Maps, guards: Sequence[str]) -> None:
+    def _base(self, maps: _Maps, guards: Sequence[str], exempt: balancing.Exempt) -> None:
         # Nothing is stamped later than now: where the newest minimum is now, fresh means equal,
         # which costs the kernel half of what an order does.
         g = self.generations
@@ -347,6 +352,7 @@ class _Compiler:
             known = names.KNOWN_FROM if side == "i" else names.KNOWN_TO
             lines = list(guards) if side == "o" else []
             lines += [f"ct state established jump {known}"] if self._trusting else []
+            lines += exempt.to_port if side == "o" else exempt.from_port
             lines += maps.ports(side).lines(side)
             self.draft.chain(base, [*lines, *self._closing(side)], hook=hook)
             related = names.RELATED_FROM if side == "i" else names.RELATED_TO

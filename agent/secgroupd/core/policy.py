@@ -18,6 +18,7 @@ from secgroupd.core.model import (
     AnyPeer,
     Direction,
     Family,
+    Forwarder,
     GroupPeer,
     Peer,
     Port,
@@ -53,6 +54,16 @@ class Profile:
 
     vpc_id: str
     groups: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Exemption:
+    """Traffic to a port that a load balancer forwards with its clients' addresses: no rule judges it."""
+
+    balancer_id: str
+    forwarder: Forwarder
+    protocol: int
+    dport: int
 
 
 def default_group_id(vpc_id: str) -> str:
@@ -224,6 +235,28 @@ class Policy:
     def visible_vpcs(self, vpc_id: str) -> frozenset[str]:
         """Return the VPCs whose members a group peer of a port in this VPC stands for."""
         return self._visible.get(vpc_id, frozenset({vpc_id}))
+
+    @cached_property
+    def exemptions(self) -> Mapping[str, tuple[Exemption, ...]]:
+        """What is exempt from inbound rules, by the id of the port that it reaches.
+
+        A listener's member in a VPC that the load balancer does not see is none.
+        """
+        found: dict[str, list[Exemption]] = {}
+        for balancer in self.state.load_balancers:
+            seen = self.visible_vpcs(balancer.vpc_id)
+            for listener in balancer.listeners:
+                for member in listener.members if listener.transfer_client_ip else ():
+                    port = self.ports.get(member.port_id)
+                    if port is not None and port.vpc_id in seen:
+                        one = Exemption(
+                            balancer.id,
+                            balancer.forwards_through,
+                            listener.protocol,
+                            member.protocol_port,
+                        )
+                        found.setdefault(port.id, []).append(one)
+        return {port_id: tuple(dict.fromkeys(exempt)) for port_id, exempt in found.items()}
 
     @cached_property
     def _members(self) -> Mapping[tuple[str, str], tuple[Port, ...]]:

@@ -34,7 +34,8 @@ class Question:
 
     ``source`` and ``destination`` are a port's id, an instance's id or the text of an address;
     ``protocol`` is an IP protocol number. ``icmp_type`` None means an echo request, ``family`` None
-    the family that both ends have (IPv4 if both families are possible).
+    the family that both ends have (IPv4 if both families are possible). ``through`` is the id of a
+    load balancer that passes its clients' addresses on.
     """
 
     source: str
@@ -44,6 +45,7 @@ class Question:
     icmp_type: int | None = None
     icmp_code: int | None = None
     family: Family | None = None
+    through: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +71,7 @@ class Flow:
     icmp_type: int | None = None
     icmp_code: int | None = None
     connected: bool = True
+    through: str | None = None
 
     def packet(self, direction: Direction) -> Packet:
         """Return the first packet as the port that judges this direction meets it."""
@@ -80,6 +83,7 @@ class Flow:
             dport=self.dport or 0,
             icmp_type=default_icmp_type(self.protocol) if own_type is None else own_type,
             icmp_code=self.icmp_code or 0,
+            through=self.through,
         )
 
 
@@ -147,6 +151,11 @@ def resolve(policy: Policy, question: Question) -> Flow:
     wrong = check_fields(question.protocol, question.dport, question.icmp_type, question.icmp_code)
     if wrong is not None:
         raise QuestionError(wrong)
+    known = tuple(balancer.id for balancer in policy.state.load_balancers)
+    if question.through is not None and question.through not in known:
+        match = close_to(question.through, known)
+        remedy = f"did you mean {match}?" if match else "write the id of one in the document"
+        raise QuestionError(f"there is no load balancer {shown(question.through)}: {remedy}")
     sources = _ends(policy, question.source)
     destinations = _ends(policy, question.destination)
     if all(end.port is None for end in (*sources, *destinations)):
@@ -181,6 +190,7 @@ def resolve(policy: Policy, question: Question) -> Flow:
         icmp_type=question.icmp_type,
         icmp_code=question.icmp_code,
         connected=best is not _Distance.UNCONNECTED,
+        through=question.through,
     )
 
 

@@ -25,6 +25,7 @@ class Part(Enum):
 
     NAME = ("ifname", 16)
     INDEX = ("iface_index", 4)
+    MARK = ("mark", 4)
     MAC = ("ether_addr", 6)
     IPV4 = ("ipv4_addr", 4)
     IPV6 = ("ipv6_addr", 16)
@@ -76,6 +77,10 @@ class Key(Enum):
     SENDER4 = KeyShape((Part.NAME, Part.MAC, Part.IPV4))
     SENDER6 = KeyShape((Part.NAME, Part.MAC, Part.IPV6))
     TARGET = KeyShape((Part.NAME, Part.ND_TARGET))
+    EXEMPT = KeyShape((Part.NAME, Part.PROTOCOL, Part.SERVICE))
+    THROUGH_INTERFACE = KeyShape((Part.NAME, Part.NAME, Part.PROTOCOL, Part.SERVICE))
+    THROUGH_MARK = KeyShape((Part.MARK, Part.NAME, Part.PROTOCOL, Part.SERVICE))
+    THROUGH_MAC = KeyShape((Part.MAC, Part.NAME, Part.PROTOCOL, Part.SERVICE))
     SERVICE = KeyShape((Part.SERVICE, Part.PROTOCOL), interval=True)
     ICMP = KeyShape((Part.ICMP_TYPE, Part.ICMP_CODE), interval=True)
     ICMPV6 = KeyShape((Part.ICMPV6_TYPE, Part.ICMPV6_CODE), interval=True)
@@ -136,7 +141,7 @@ def _part_text(part: Part, raw: bytes) -> str:
     match part:
         case Part.NAME:
             text = quoted(raw.rstrip(b"\0").decode())
-        case Part.INDEX:
+        case Part.INDEX | Part.MARK:
             text = str(int.from_bytes(raw, "little" if socket.htons(1) != 1 else "big"))
         case Part.MAC:
             text = raw.hex(":")

@@ -1,10 +1,11 @@
 """Tracked connections: whose they are, whether their stamp is fresh, what the rules say now."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from ipaddress import ip_address
 
+from secgroupd.core.balancing import BALANCED
 from secgroupd.core.compiler import GENERATION_MASK
 from secgroupd.core.host import Generations
 from secgroupd.core.model import Address, Direction, Port
@@ -120,6 +121,14 @@ class Judge:
         if port is None:
             return None
         packet = connection.first_packet(Direction.INGRESS)
+        if connection.mark & BALANCED:
+            # Through which one it came, nobody knows any more: any that may bring it, will do.
+            through = (
+                one.balancer_id
+                for one in self.policy.exemptions.get(port.id, ())
+                if (one.protocol, one.dport) == (packet.protocol, packet.dport)
+            )
+            packet = replace(packet, through=next(through, None))
         # Clients come in numbers; what decides about one decides about its other connections.
         key = (port.id, packet)
         decision = self._decisions.get(key)

@@ -47,7 +47,8 @@ class Packet:
 
     ``peer`` is the address at the other end. ``dport`` counts only for protocols with ports;
     ``sport`` matters to DHCP alone. ``source`` is asked about by an originator's source check; None
-    stands for an address that the port may send from.
+    stands for an address that the port may send from. ``through`` is the id of the load balancer
+    that forwards it with its client's address, if one does.
     """
 
     peer: Address
@@ -57,6 +58,7 @@ class Packet:
     icmp_type: int = ICMP_ECHO_REQUEST
     icmp_code: int = 0
     source: Address | None = None
+    through: str | None = None
 
     @property
     def family(self) -> Family:
@@ -150,6 +152,12 @@ def decide(policy: Policy, port: Port, direction: Direction, packet: Packet) -> 
     sender = packet.source if direction is Direction.EGRESS else None
     if sender is not None and not may_send(port, sender):
         return Decision(port.id, Action.DENY, Reason.SOURCE_CHECK)
+    if direction is Direction.INGRESS and any(
+        (one.balancer_id, one.protocol, one.dport)
+        == (packet.through, packet.protocol, packet.dport)
+        for one in policy.exemptions.get(port.id, ())
+    ):
+        return Decision(port.id, Action.ALLOW, Reason.LOAD_BALANCER)
     service = _link_service(packet, direction)
     if service is not None:
         return Decision(port.id, service, Reason.LINK_SERVICE)

@@ -1,0 +1,201 @@
+"""Load balancers with Transfer Client IP: what they forward reaches listeners' members, and nothing else."""
+
+import json
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from ipaddress import ip_address
+from pathlib import Path
+
+import pytest
+from tests.netns.agents import Agent, agent_on, await_that
+
+from secgroupd.cli import main
+from secgroupd.core.document import Source, parse
+from secgroupd.core.model import TCP, UDP, Direction
+from secgroupd.core.policy import Policy
+from secgroupd.core.verdict import Packet, decide
+from secgroupd.proving.namespaces import Lab
+from secgroupd.proving.packets import Probe, run_probes
+
+pytestmark = pytest.mark.netns
+
+MEMBER, OTHER = "tap1", "tap2"
+OWN = {MEMBER: ("10.0.0.1", "fd00::1"), OTHER: ("10.0.0.2", "fd00::2")}
+CLIENT = {4: "203.0.113.50", 6: "2001:db8::50"}
+"""A client that is reached through the load balancer; another one comes directly."""
+DIRECT = {4: "203.0.113.9", 6: "2001:db8::9"}
+MAC = "fa:16:3e:00:00:99"
+
+DOCUMENT = """
+version: 1
+vpcs: [{id: v}]
+security_groups:
+  - id: g
+    rules:
+      - {id: no, direction: ingress, action: deny, priority: 1}
+      - {id: no6, direction: ingress, action: deny, priority: 1, ethertype: IPv6}
+      - {id: RULE, direction: ingress, action: deny, priority: 2, protocol: tcp, multiport: "7"}
+instances:
+  - id: i
+    ports:
+      - {id: p1, interface: tap1, vpc_id: v, private_ips: [10.0.0.1, "fd00::1"], security_groups: [g]}
+      - {id: p2, interface: tap2, vpc_id: v, private_ips: [10.0.0.2, "fd00::2"], security_groups: [g]}
+load_balancers:
+  - id: elb
+    vpc_id: v
+    forwards_through: {FORWARDS}
+    listeners:
+      - {id: tcp, protocol: TCP, protocol_port: 80, transfer_client_ip: TRANSFER,
+         members: [{port_id: p1, protocol_port: 8080}]}
+      - {id: udp, protocol: UDP, protocol_port: 53, transfer_client_ip: true,
+         members: [{port_id: p1, protocol_port: 5353}]}
+      - {id: plain, protocol: TCP, protocol_port: 81, members: [{port_id: p1, protocol_port: 8081}]}
+"""
+
+WAYS = {
+    "interface": "interface: lb0",
+    "mark": "fwmark: 4660",
+    "MAC": f'mac_address: "{MAC}"',
+}
+MARKING = """
+table inet theirs {
+    chain marking { type filter hook prerouting priority -400; iifname "lb0" meta mark set 4660; }
+}
+"""
+
+
+def document(way: str = "interface", *, transfer: bool = True, rule: str = "first") -> str:
+    words = {"FORWARDS": WAYS[way], "TRANSFER": str(transfer).lower(), "RULE": rule}
+    text = DOCUMENT
+    for word, value in words.items():
+        text = text.replace(word, value)
+    return text
+
+
+@pytest.fixture
+def agent(tmp_path: Path) -> Iterator[Agent]:
+    with Lab() as lab:
+        lab.add_port(interface=OTHER, addresses=OWN[OTHER])
+        lab.add_port(interface="lb0", addresses=[*CLIENT.values()], mac=MAC)
+        lab.hv.run(["nft", "-f", "-"], stdin=MARKING)
+        with agent_on(lab, tmp_path, OWN[MEMBER]) as made:
+            yield made
+
+
+QUESTIONS = [
+    (balanced, version, port, protocol, dport)
+    for balanced in (True, False)
+    for version in (4, 6)
+    for port in (MEMBER, OTHER)
+    for protocol, dport in ((TCP, 8080), (TCP, 8081), (TCP, 80), (UDP, 5353), (UDP, 8080))
+]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_the_exemption_reaches_the_listeners_members_and_nothing_else(
+    agent: Agent, way: str
+) -> None:
+    agent.give(document(way))
+    agent.start()
+    lab = agent.lab
+    probes = [
+        Probe(
+            source=lab.ports["lb0"].namespace if balanced else lab.outside_address(DIRECT[version]),
+            source_address=ip_address((CLIENT if balanced else DIRECT)[version]),
+            destination=lab.ports[port].namespace,
+            destination_address=ip_address(OWN[port][version == 6]),
+            protocol=protocol,
+            dport=dport,
+        )
+        for balanced, version, port, protocol, dport in QUESTIONS
+    ]
+    policy = Policy(parse([Source("s.yaml", document(way))]).state)
+    for question, seen in zip(QUESTIONS, run_probes(probes), strict=True):
+        balanced, version, port, protocol, dport = question
+        packet = Packet(
+            peer=ip_address((CLIENT if balanced else DIRECT)[version]),
+            protocol=protocol,
+            dport=dport,
+            through="elb" if balanced else None,
+        )
+        wanted = decide(
+            policy, policy.ports["p1" if port == MEMBER else "p2"], Direction.INGRESS, packet
+        )
+        assert seen.connected == wanted.allowed, question
+        exempt = balanced and port == MEMBER and (protocol, dport) in {(TCP, 8080), (UDP, 5353)}
+        assert wanted.allowed == exempt, question
+
+
+class Conversation:
+    """A TCP connection from a client behind the load balancer, and its two ends."""
+
+    def __init__(self, agent: Agent, version: int) -> None:
+        family = socket.AF_INET if version == 4 else socket.AF_INET6
+        own = OWN[MEMBER][version == 6]
+        with agent.lab.ports[MEMBER].namespace.enter():
+            listening = socket.create_server((own, 8080), family=family)
+        with listening:
+            with agent.lab.ports["lb0"].namespace.enter():
+                self.client = socket.create_connection(
+                    (own, 8080), timeout=10, source_address=(CLIENT[version], 0)
+                )
+            self.server, _ = listening.accept()
+        for end in (self.client, self.server):
+            end.settimeout(3)
+
+    def close(self) -> None:
+        self.client.close()
+        self.server.close()
+
+    def passes(self, *, server_first: bool) -> bool:
+        """Tell whether a word gets through, said by either end first."""
+        one, other = (self.server, self.client) if server_first else (self.client, self.server)
+        try:
+            one.sendall(b"word")
+            return other.recv(64).endswith(b"word")
+        except TimeoutError:
+            return False
+
+
+@contextmanager
+def conversation(agent: Agent, version: int) -> Iterator[Conversation]:
+    made = Conversation(agent, version)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+def change(agent: Agent, text: str) -> None:
+    before = agent.status()["generation"]
+    agent.give(text)
+    await_that(lambda: agent.status()["generation"] != before)
+
+
+@pytest.mark.parametrize("version", [4, 6])
+@pytest.mark.parametrize("server_first", [False, True])
+def test_its_connections_outlive_a_change_that_clears_and_end_with_the_listener(
+    agent: Agent, version: int, server_first: bool
+) -> None:
+    agent.give(document())
+    agent.start()
+    with conversation(agent, version) as one:
+        assert one.passes(server_first=server_first)
+        change(agent, document(rule="second"))
+        assert one.passes(server_first=server_first), "it is exempt still"
+        assert one.passes(server_first=not server_first)
+        change(agent, document(rule="second", transfer=False))
+        assert not one.passes(server_first=server_first), "the rules deny it"
+    assert 'scenario="listener-removed"' in agent.scrape()
+
+
+def test_explain_says_so(agent: Agent, capsys: pytest.CaptureFixture[str]) -> None:
+    agent.give(document())
+    ends = ["--from", CLIENT[4], "--to", "p1", "--protocol", "tcp", "--dport", "8080"]
+    path = str(agent.directory / "state.d")
+    assert main(["explain", path, *ends, "--json", "--through", "elb"]) == 0
+    assert json.loads(capsys.readouterr().out)["ingress"]["reason"] == "load-balancer"
+    assert main(["explain", path, *ends, "--json"]) == 3
+    assert main(["explain", path, *ends, "--through", "eln"]) == 1
+    assert "did you mean elb?" in capsys.readouterr().err
