@@ -17,6 +17,7 @@ REASONS = {
     "link-service": "only routers may send it",
     "closed": "the interface is closed",
     "strange-frame": "rules cannot judge such frames",
+    "vpc-not-peered": "no peering connects its VPC",
     "no-connection": "it belongs to no connection",
     "changed": "denied by rules that have changed since",
 }

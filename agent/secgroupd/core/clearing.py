@@ -201,12 +201,13 @@ class _Change:
 
     def _peerings(self) -> Iterator[tuple[str, Scenario]]:
         for vpc in self.after.state.vpcs:
-            if self.before.visible_vpcs(vpc.id) == self.after.visible_vpcs(vpc.id):
-                continue
-            for port_id, port in self.after.ports.items():
+            was, is_now = self.before.visible_vpcs(vpc.id), self.after.visible_vpcs(vpc.id)
+            for port_id, port in self.after.ports.items() if was != is_now else ():
                 groups = (self.after.groups.get(g) for g in self.after.groups_of(port))
-                if port.vpc_id == vpc.id and any(
-                    g and _uses(g, None, lambda p: isinstance(p, GroupPeer)) for g in groups
+                # Where a peering goes, nothing passes any more, whatever rule has let it in.
+                if port.vpc_id == vpc.id and (
+                    was - is_now
+                    or any(g and _uses(g, None, lambda p: isinstance(p, GroupPeer)) for g in groups)
                 ):
                     yield port_id, Scenario.PEERING_CHANGED
 

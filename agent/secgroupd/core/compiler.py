@@ -32,6 +32,7 @@ from secgroupd.core.peers import PeerSets
 from secgroupd.core.policy import Policy, Profile
 from secgroupd.core.ruleset import Hook, Key, Ruleset, Set, digest, quotable
 from secgroupd.core.verdict import ICMP_ROUTER_TYPES, MLD_TYPES, ND_TYPES, ROUTER_TYPES
+from secgroupd.core.walls import add_walls
 from secgroupd.core.zones import zones
 
 FROM_PORT_HOOK = Hook("prerouting", -150)
@@ -131,7 +132,9 @@ class _Compiler:
         self._shared(judged)
         self._raw(judged)
         exempt = balancing.add_exemptions(self.draft, self.policy, judged)
-        self._base(maps, self._guards(judged), exempt)
+        # Before all else: what a port opened is not judged again when a peering goes.
+        walls = add_walls(self.draft, self.policy, local)
+        self._base(maps, [*self._guards(judged), *walls], exempt)
         return self.draft.ruleset(self.peers.sets, self.peers.counters)
 
     def _only_closes(self, local: Sequence[LocalPort]) -> bool:

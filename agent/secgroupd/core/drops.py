@@ -24,6 +24,8 @@ class Cause(StrEnum):
     """Its interface is managed, and no port of the document has it, or the port is closed."""
     STRANGE = "strange-frame"
     """It is no frame that rules can judge: tagged, or of another protocol."""
+    APART = "vpc-not-peered"
+    """It comes from a port in a VPC that no peering connects with this one's."""
     NO_CONNECTION = "no-connection"
     """It belongs to no connection and begins none, whatever the rules allow."""
     CHANGED = "changed"
@@ -118,7 +120,11 @@ def explained(policy: Policy, ports: Mapping[str, str], logged: Logged) -> Drop:
     direction = Direction.INGRESS if to_port else Direction.EGRESS
     reason = CAUSES.get(logged.chain, Cause.CLOSED)
     group_id = rule_id = None
-    if logged.chain in {names.DENY_IN, names.DENY_OUT} and port_id in policy.ports:
+    sender = policy.ports.get(ports.get(logged.came_from or "", ""))
+    receiver = policy.ports.get(ports.get(logged.leaves_into or "", ""))
+    if sender and receiver and receiver.vpc_id not in policy.visible_vpcs(sender.vpc_id):
+        reason = Cause.APART
+    elif logged.chain in {names.DENY_IN, names.DENY_OUT} and port_id in policy.ports:
         # What answers is judged by the rules that let the connection in, and the other way round.
         inbound = to_port != logged.reply
         direction = Direction.INGRESS if inbound else Direction.EGRESS
