@@ -302,3 +302,20 @@ def test_figure_5_group_peers_across_a_peering(tmp_path: Path, peered: bool) -> 
             ]
         )
     assert [one.connected for one in seen] == [peered, peered]
+
+
+METADATA = "169.254.169.254"
+
+
+@pytest.mark.parametrize("allowed", [True, False])
+def test_metadata_is_an_address_like_any(tmp_path: Path, allowed: bool) -> None:
+    document = figure().replace("{id: out, direction: egress}", "OUT", 1)
+    network = f"{METADATA}/32" if allowed else "198.51.100.0/24"
+    out = f"{{id: out, direction: egress, remote_ip_prefix: {network}}}"
+    with agent_with(tmp_path, SUBNETS, MACS) as agent:
+        agent.give(document.replace("OUT", out))
+        agent.start()
+        a1 = agent.lab.ports["tapa1"].namespace
+        server = agent.lab.outside_address(METADATA)
+        (seen,) = run_probes([tcp(a1, "192.168.0.11", server, METADATA, 80)])
+    assert seen.connected is allowed

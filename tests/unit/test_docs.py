@@ -19,11 +19,24 @@ def test_every_fault_is_listed_once_with_tests_that_there_are() -> None:
     page = (DOCS / "faults.md").read_text(encoding="utf-8")
     cases = re.findall(r"^\| (F-\d\d) \|.*$", page, re.MULTILINE)
     assert cases == [f"F-{number:02}" for number in range(1, 57)]
-    named = re.findall(r"`([a-z_/]+\.py)(?:::(test_\w+))?`", page)
-    assert len(named) > 56
+    assert len(check_named_tests(page)) > 56
+
+
+def test_every_statement_has_tests_that_there_are() -> None:
+    page = (DOCS / "semantics.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (S-\d\d) \|.*$", page, re.MULTILINE)
+    assert rows == [f"S-{number:02}" for number in range(1, len(rows) + 1)]
+    assert all("::test_" in row for row in re.findall(r"^\| S-.*$", page, re.MULTILINE))
+    check_named_tests(page)
+
+
+def check_named_tests(page: str) -> list[tuple[str, str]]:
+    """Return the files and tests that a page names, after a look at whether they are there."""
+    named: list[tuple[str, str]] = re.findall(r"`([a-z_/0-9]+\.py)(?:::(test_\w+))?`", page)
     for file, test in named:
         root = TESTS if (TESTS / file).exists() else TESTS.parent
         places = (root / file, TESTS.parent / "agent" / "secgroupd" / file)
         found = [path for path in places if path.exists()]
         assert found, file
         assert not test or f"def {test}(" in found[0].read_text(encoding="utf-8"), test
+    return named
