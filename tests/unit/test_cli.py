@@ -57,6 +57,25 @@ def test_check_warns_and_accepts(capsys: Capture, tmp_path: Path) -> None:
     assert [problem["severity"] for problem in found["problems"]] == ["warning"]
 
 
+def test_check_strictly(capsys: Capture, tmp_path: Path) -> None:
+    path = written(tmp_path, "version: 1\nsecurity_groups: [{id: a}]\n")
+    assert main(["check", path]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith(f"{path}:2:19: warning: ")
+    assert lines[0].endswith("[empty-security-group]")
+    assert lines[1:] == [
+        "Each warning's [code] is explained in docs/warnings.md.",
+        "fine: 0 errors, 1 warning",
+    ]
+    assert main(["check", "--strict", path]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1] == "refused: 0 errors, 1 warning, counted as errors (--strict)"
+    assert main(["check", "--strict", "--json", path]) == 1
+    assert json.loads(capsys.readouterr().out)["ok"] is False
+    assert main(["check", "--strict", CLOUD]) == 0
+    assert capsys.readouterr().out == "fine: 0 errors, 0 warnings\n"
+
+
 def test_check_as_json(capsys: Capture, tmp_path: Path) -> None:
     path = written(tmp_path, "version: 2\n")
     assert main(["check", "--json", path]) == 1

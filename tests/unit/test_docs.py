@@ -3,7 +3,12 @@
 import re
 from pathlib import Path
 
+import pytest
 from tests.spoofs import PAIRS
+
+from secgroupd.core.document import Source, parse
+from secgroupd.core.doubts import Doubt
+from secgroupd.core.exposure import MANAGEMENT_PORTS
 
 TESTS = Path(__file__).parents[1]
 DOCS = TESTS.parent / "docs"
@@ -40,3 +45,25 @@ def check_named_tests(page: str) -> list[tuple[str, str]]:
         assert found, file
         assert not test or f"def {test}(" in found[0].read_text(encoding="utf-8"), test
     return named
+
+
+WARNINGS = (DOCS / "warnings.md").read_text(encoding="utf-8")
+SECTIONS = dict(re.findall(r"^## (\S+)\n(.*?)(?=^## |\Z)", WARNINGS, re.MULTILINE | re.DOTALL))
+
+
+def test_every_code_of_a_warning_has_a_section_and_a_line_in_the_table() -> None:
+    assert [*SECTIONS] == [*Doubt]
+    assert re.findall(r"^\| \[(\S+)\]\(#\1\) \|", WARNINGS, re.MULTILINE) == [*Doubt]
+
+
+@pytest.mark.parametrize("code", Doubt)
+def test_the_example_of_a_warning_triggers_it_and_no_other(code: Doubt) -> None:
+    (example,) = re.findall(r"^```yaml\n(.*?)^```", SECTIONS[code], re.MULTILINE | re.DOTALL)
+    assert [each.code for each in parse([Source("f.yaml", example)]).warnings] == [code]
+
+
+def test_every_management_port_is_argued() -> None:
+    rows = re.findall(r"^\| (\d.*?) \|", SECTIONS[Doubt.OPEN_MANAGEMENT_PORT], re.MULTILINE)
+    argued = [int(port) for row in rows for port in re.findall(r"\d+", row)]
+    assert sorted(argued) == sorted(MANAGEMENT_PORTS)
+    assert all(name in " ".join(rows) for name in MANAGEMENT_PORTS.values())

@@ -150,7 +150,7 @@ def completed(installed: Path, *words: str) -> list[str]:
 def test_completion_offers_what_the_program_takes(installed: Path) -> None:
     assert completed(installed, "") == verbs()
     assert completed(installed, "--config", "/x", "ch") == ["check"]
-    assert completed(installed, "check", "--") == ["--config", "--help", "--json"]
+    assert completed(installed, "check", "--") == ["--config", "--help", "--json", "--strict"]
     assert "--ethertype" in completed(installed, "explain", "--")
     assert completed(installed, "explain", "--ethertype", "") == ["IPv4", "IPv6"]
 

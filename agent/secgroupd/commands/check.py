@@ -5,7 +5,7 @@ from pathlib import Path
 
 from secgroupd.commands.arguments import Verbs, add_document, add_json, add_verb
 from secgroupd.commands.documents import load_settings, read
-from secgroupd.commands.output import complain, complain_of, counted, write, write_json
+from secgroupd.commands.output import complain, complain_of_doubts, counted, write, write_json
 from secgroupd.core.bindings import bind
 from secgroupd.core.compiler import compile_host
 from secgroupd.core.host import Generations, Host
@@ -13,12 +13,22 @@ from secgroupd.core.policy import Policy
 from secgroupd.dataplane.links import Links
 from secgroupd.errors import DocumentError, Problem
 
+PAGE = "docs/warnings.md"
+"""The page with a section for each code of a warning."""
+
 
 def add(verbs: Verbs) -> None:
     """Add the verbs to the parser."""
-    check = add_verb(verbs, "check", "validate a document", "0: fine, 1: refused")
+    check = add_verb(
+        verbs,
+        "check",
+        "validate a document, and find what is doubtful in it",
+        "0: fine, 1: refused",
+    )
+    check.epilog = f"{PAGE} explains each [code] of a warning."
     check.add_argument("paths", nargs="+", metavar="PATH", type=Path, help="a file or directory")
     add_json(check)
+    check.add_argument("--strict", action="store_true", help="count warnings as errors")
     check.set_defaults(run=run_check)
     compiled = add_verb(
         verbs, "compile", "print the complete nft ruleset that this host would get", "0, 1: error"
@@ -36,14 +46,20 @@ def run_check(args: argparse.Namespace) -> int:
     except DocumentError as error:
         problems = error.problems
     errors = sum(problem.severity == "error" for problem in problems)
+    doubts = len(problems) - errors
+    refused = bool(errors or (args.strict and doubts))
     if args.json:
-        write_json({"ok": not errors, "problems": [_as_json(problem) for problem in problems]})
+        write_json({"ok": not refused, "problems": [_as_json(problem) for problem in problems]})
     else:
         for problem in problems:
             write(str(problem))
-        found = f"{counted(errors, 'error')}, {counted(len(problems) - errors, 'warning')}"
-        write(f"{'refused' if errors else 'fine'}: {found}")
-    return 1 if errors else 0
+        if doubts:
+            write(f"Each warning's [code] is explained in {PAGE}.")
+        found = f"{counted(errors, 'error')}, {counted(doubts, 'warning')}"
+        if doubts and args.strict:
+            found += ", counted as errors (--strict)"
+        write(f"{'refused' if refused else 'fine'}: {found}")
+    return 1 if refused else 0
 
 
 def _as_json(problem: Problem) -> dict[str, object]:
@@ -61,7 +77,7 @@ def run_compile(args: argparse.Namespace) -> int:
     """Print the ruleset as nft text."""
     settings = load_settings(args.config)
     parsed = read([args.path], settings)
-    complain_of(parsed.warnings)
+    complain_of_doubts(parsed.warnings)
     policy = Policy(parsed.state)
     # What the document names is compiled, whether this host has it or not.
     with Links() as links:

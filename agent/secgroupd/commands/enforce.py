@@ -9,7 +9,7 @@ from secgroupd.commands.arguments import Verbs, add_document, add_verb
 from secgroupd.commands.confirm import confirmed
 from secgroupd.commands.documents import load_settings, read
 from secgroupd.commands.live import described, would_be_cut
-from secgroupd.commands.output import complain, complain_of, counted, write
+from secgroupd.commands.output import complain, complain_of_doubts, counted, write
 from secgroupd.commands.progress import working
 from secgroupd.config import Settings
 from secgroupd.configured import configure
@@ -153,7 +153,7 @@ def _agreed() -> bool:
 
 def _state(args: argparse.Namespace, settings: Settings) -> State:
     parsed = read([args.path], settings)
-    complain_of(parsed.warnings)
+    complain_of_doubts(parsed.warnings)
     return parsed.state
 
 

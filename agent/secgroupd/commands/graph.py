@@ -6,7 +6,7 @@ from pathlib import Path
 
 from secgroupd.commands.arguments import Verbs, add_verb
 from secgroupd.commands.documents import load_settings, read
-from secgroupd.commands.output import complain_of, write
+from secgroupd.commands.output import complain_of_doubts, write
 from secgroupd.commands.progress import working
 from secgroupd.core.graph import dot
 from secgroupd.core.policy import Policy
@@ -28,7 +28,7 @@ def add(verbs: Verbs) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print the picture, or the text that it is drawn from."""
     parsed = read(args.paths, load_settings(args.config))
-    complain_of(parsed.warnings)
+    complain_of_doubts(parsed.warnings)
     with working("drawing"):
         text = dot(Policy(parsed.state))
         picture = text if args.dot else svg(text)

@@ -3,11 +3,14 @@
 import json
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from enum import StrEnum
 from typing import TextIO
 
 from secgroupd.errors import Problem
+
+DOUBTS_SHOWN = 10
+"""How many of a document's warnings verbs show that are about something else."""
 
 WIDTH = 80
 """Columns of the terminal that output is made for."""
@@ -47,6 +50,13 @@ def complain_of(problems: Iterable[Problem]) -> None:
     """Write problems to stderr, one a line."""
     for problem in problems:
         complain(str(problem))
+
+
+def complain_of_doubts(warnings: Sequence[Problem]) -> None:
+    """Write the first of a document's warnings to stderr, and where the others are."""
+    complain_of(warnings[:DOUBTS_SHOWN])
+    if len(warnings) > DOUBTS_SHOWN:
+        complain(f"and {len(warnings) - DOUBTS_SHOWN} more: secgroupctl check shows them all")
 
 
 def abandon_stdout() -> None:
