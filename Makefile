@@ -30,7 +30,7 @@ need = @missing=$$(for package in $(1); do \
 			"apt-get update -q && apt-get install -q -y --no-install-recommends $$(echo $$missing)"; \
 	fi
 
-.PHONY: help venv demo test test-host test-vm lint install deb clean
+.PHONY: help venv demo test test-host test-vm reference lint install deb clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*##/\1 /p' Makefile | awk '{n=$$1; $$1=""; printf "make %-9s %s\n", n, $$0}'
@@ -75,6 +75,10 @@ test-host: $(STAMP) $(VENV)/debian/usr/bin/prometheus $(VENV)/debian13/usr/bin/n
 test-vm: $(STAMP)  ## run the tests for the guest's kernel, under qemu without KVM; ARGS='...' goes to pytest
 	$(PYTHON) -m tests.vm.run $(ARGS)
 
+reference: $(STAMP)  ## write the pages that are made from the parser's tables
+	$(PYTHON) -c "from pathlib import Path; from secgroupd.core.reference import pages; \
+		[Path(place).write_text(text, encoding='utf-8') for place, text in pages().items()]"
+
 lint: $(STAMP)  ## format, lint and type checks
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
@@ -98,7 +102,7 @@ install:  ## install for use, under PREFIX (/usr/local) and DESTDIR; settings th
 		install -m 644 systemd/secgroupd.yaml $(DESTDIR)/etc/secgroupd/secgroupd.yaml
 	install -D -m 644 -t $(ROOT)/share/man/man8 man/secgroupd.8
 	install -D -m 644 -t $(ROOT)/share/man/man1 man/secgroupctl.1
-	install -D -m 644 -t $(ROOT)/share/man/man5 man/secgroupd.yaml.5
+	install -D -m 644 -t $(ROOT)/share/man/man5 man/secgroupd.yaml.5 man/secgroupd-state.5
 	install -D -m 644 completion/secgroupctl.bash $(ROOT)/share/bash-completion/completions/secgroupctl
 
 deb:  ## build dist/secgroupd_VERSION_all.deb (installs what that needs)
