@@ -68,6 +68,10 @@ class NotConverged(DataplaneError):
     """A transaction was committed, but what was read back differs; carries the rest of the plan."""
 
 
+class ImportRefused(SecgroupdError):
+    """A cloud's answers cannot be imported: whoever fetched them must fetch others."""
+
+
 class DrawingError(SecgroupdError):
     """The program that draws pictures is missing or failed; nothing else depends on it."""
 
