@@ -33,6 +33,10 @@ _secgroupctl() {
             COMPREPLY=($(compgen -W "order hits" -- "$cur"))
             return
             ;;
+        import)
+            COMPREPLY=($(compgen -W "huawei openstack aws" -- "$cur"))
+            return
+            ;;
         --from | --to | --dport | --icmp-* | --confirm | --group)
             return
             ;;

@@ -13,6 +13,7 @@ from secgroupd.commands import (
     explain,
     graph,
     guard,
+    importing,
     reach,
     rules,
     status,
@@ -67,7 +68,19 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--version", action="version", version=f"secgroupctl {__version__}")
     add_config(made, default=None)
     verbs = made.add_subparsers(title="verbs", metavar="VERB", required=True)
-    for group in (check, explain, graph, reach, enforce, guard, status, rules, drops, trace):
+    for group in (
+        check,
+        explain,
+        graph,
+        reach,
+        importing,
+        enforce,
+        guard,
+        status,
+        rules,
+        drops,
+        trace,
+    ):
         group.add(verbs)
     return made
 

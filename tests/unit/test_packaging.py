@@ -153,6 +153,7 @@ def test_completion_offers_what_the_program_takes(installed: Path) -> None:
     assert completed(installed, "check", "--") == ["--config", "--help", "--json", "--strict"]
     assert "--ethertype" in completed(installed, "explain", "--")
     assert completed(installed, "explain", "--ethertype", "") == ["IPv4", "IPv6"]
+    assert completed(installed, "import", "") == ["aws", "huawei", "openstack"]
 
 
 def test_what_is_installed_runs_from_there_whatever_the_environment_says(
