@@ -166,7 +166,11 @@ def _rule(found: Found, known: set[str], draft: Draft, *, complete: bool) -> Non
         return
     if read.doubts:
         draft.notes.take(where, "denies more", "; ".join(read.doubts))
-    rule: Rule = {"action": action, **read.fields, **_enabled(where, item, known, draft)}
+    rule: Rule = {
+        "action": action,
+        **read.fields,
+        **_enabled(where, item, known, draft, deny=action == "deny"),
+    }
     if action == "deny":
         rule.setdefault("priority", 1)
     rule |= draft.text(where, "description", item.get("description"))
@@ -264,12 +268,11 @@ def _ports(item: Item, number: int | None) -> Rule:
     return {} if written == "1-65535" else {"multiport": str(written)}
 
 
-def _enabled(where: Where, item: Item, known: set[str], draft: Draft) -> Rule:
+def _enabled(where: Where, item: Item, known: set[str], draft: Draft, *, deny: bool) -> Rule:
     enabled = item.get("enabled", None if "enabled" in known else True)
     if enabled is True:
         return {}
     if enabled is not False:
-        deny = item.get("action") != "allow"
         draft.notes.take(where, "enabled" if deny else "disabled", f"enabled is {told(enabled)}")
         return {} if deny else {"enabled": False}
     return {"enabled": False}

@@ -366,3 +366,13 @@ def test_the_default_group_may_have_other_rules() -> None:
            hw_rule("3", "d", direction="egress"), hw_rule("4", "d", direction="egress", ethertype="IPv6")]  # fmt: skip
     parsed, notes = imported("huawei", {"security_groups": [hw_group("d", own, name="default")]})
     assert not parsed.state.allow_default_group_changes and notes == []
+
+
+@pytest.mark.parametrize("enabled", [None, "yes", 1])
+def test_a_rule_that_may_be_off_is_off_if_it_allows(enabled: object) -> None:
+    rule = hw_rule("r", "g", enabled=enabled)
+    del rule["action"]
+    parsed, notes = imported("huawei", {"security_groups": [hw_group("g", [rule])]})
+    assert not rules_of(parsed, "g")["r"].enabled and len(notes) == 1
+    found, notes = one(action="deny", enabled=enabled)
+    assert found.enabled and len(notes) == 1
