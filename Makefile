@@ -11,6 +11,10 @@ PACKAGES += qemu-system-x86 linux-image-amd64 busybox-static kmod
 # What building the package needs, and what testing it needs besides.
 DEB_PACKAGES  := debhelper dh-python dpkg-dev
 TEST_PACKAGES := $(DEB_PACKAGES) bash-completion graphviz lintian groff-base mmdebstrap openssl systemd systemd-container
+# And what holds the lab's scripts and its Vagrantfile to what they claim.
+TEST_PACKAGES += shellcheck vagrant vagrant-libvirt
+# What the emulated lab is made with.
+LAB_PACKAGES := $(DEB_PACKAGES) e2fsprogs mmdebstrap openssh-client python3 qemu-system-x86 qemu-utils
 
 # Where `make install` puts what it installs. Settings are in /etc, wherever the program is.
 PREFIX  ?= /usr/local
@@ -30,7 +34,7 @@ need = @missing=$$(for package in $(1); do \
 			"apt-get update -q && apt-get install -q -y --no-install-recommends $$(echo $$missing)"; \
 	fi
 
-.PHONY: help venv demo test test-host test-vm reference lint install deb clean
+.PHONY: help venv demo test test-host test-vm reference lab lab-up lab-ssh lab-down lint install deb clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*##/\1 /p' Makefile | awk '{n=$$1; $$1=""; printf "make %-9s %s\n", n, $$0}'
@@ -78,6 +82,21 @@ test-vm: $(STAMP)  ## run the tests for the guest's kernel, under qemu without K
 reference: $(STAMP)  ## write the pages that are made from the parser's tables
 	$(PYTHON) -c "from pathlib import Path; from secgroupd.core.reference import pages; \
 		[Path(place).write_text(text, encoding='utf-8') for place, text in pages().items()]"
+
+lab:  ## two real hosts and their monitoring, emulated: everything on them is proven, then they end (an hour at most)
+	$(MAKE) lab-down
+	$(MAKE) lab-up
+	vagrant/lab-test --keep vagrant/REPORT.md; code=$$?; vagrant/lab down; exit $$code
+
+lab-up: deb  ## start the lab and leave it running
+	$(call need,$(LAB_PACKAGES))
+	vagrant/lab up
+
+lab-ssh:  ## a shell on one of the lab's hosts: make lab-ssh HOST=hv1
+	@vagrant/lab ssh $(or $(HOST),$(error HOST=hv1 or another of vagrant/hosts))
+
+lab-down:  ## end the lab
+	vagrant/lab down
 
 lint: $(STAMP)  ## format, lint and type checks
 	$(VENV)/bin/ruff format --check .

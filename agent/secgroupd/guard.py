@@ -197,6 +197,8 @@ class Guard:
                 log.error("port-held-back port=%s reason=%s", port_id, _line(reason))
         self._held = outcome.held
         bound = replace(bound, waiting={**bound.waiting, **outcome.held})
+        # A port that waits no longer may have changed nothing: its rules were there before it.
+        news = news or bound.waiting != self._bound.waiting
         self._bound, self._enforced = bound, self.state
         self._last_success = self.now()
         self._repairs += outcome.drift
@@ -228,7 +230,7 @@ class Guard:
                 log.warning("record-not-kept error=%s", self.memory.trouble)
             else:
                 log.info("record-kept")
-        if news or waiting:
+        if news:
             self.tell()
 
     def tell(self) -> None:

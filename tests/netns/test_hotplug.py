@@ -79,6 +79,23 @@ def test_a_thousand_taps_in_bursts_leave_nothing_and_open_nothing(agent: Agent) 
     assert (objects(agent), descriptors(agent)) == before
 
 
+def test_the_status_follows_an_interface_whose_rules_were_there_before_it(agent: Agent) -> None:
+    more = "      - {id: m, interface: tapm, vpc_id: v, private_ips: [10.1.0.1], security_groups: [g]}\n"
+    agent.give(document() + more)
+    agent.start()
+
+    def shows(state: str) -> bool:
+        ports = agent.status().get("ports")
+        return isinstance(ports, dict) and ports["m"]["state"] == state
+
+    await_that(lambda: shows("waiting"))
+    for _ in range(2):
+        ip(agent, "tuntap add tapm mode tap")
+        await_that(lambda: shows("enforced"))
+        ip(agent, "link del tapm")
+        await_that(lambda: shows("waiting"))
+
+
 def test_an_interface_of_the_same_name_with_another_index_is_guarded_from_its_first_packet(
     agent: Agent,
 ) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from secgroupd import __version__
 from secgroupd.cli import main
+from secgroupd.core.document import Source, parse
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 CLOUD, TESTS = str(EXAMPLES / "cloud.yaml"), str(EXAMPLES / "tests.yaml")
@@ -76,11 +77,20 @@ def test_check_strictly(capsys: Capture, tmp_path: Path) -> None:
     assert capsys.readouterr().out == "fine: 0 errors, 0 warnings\n"
 
 
+def test_check_tells_the_revision_that_an_agent_will_report(
+    capsys: Capture, tmp_path: Path
+) -> None:
+    assert main(["check", "--json", written(tmp_path, "version: 1\nvpcs: [{id: a}]\n")]) == 0
+    revision = json.loads(capsys.readouterr().out)["revision"]
+    assert revision == parse([Source("x", "version: 1\nvpcs: [{id: a}]\n")]).state.revision
+
+
 def test_check_as_json(capsys: Capture, tmp_path: Path) -> None:
     path = written(tmp_path, "version: 2\n")
     assert main(["check", "--json", path]) == 1
     found = json.loads(capsys.readouterr().out)
     (problem,) = found["problems"]
+    assert found["revision"] is None
     assert (found["ok"], problem.pop("message")[:11]) == (False, "version '2'")
     assert problem == {
         "file": path,

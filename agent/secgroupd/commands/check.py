@@ -41,15 +41,18 @@ def run_check(args: argparse.Namespace) -> int:
     """Print every error and warning of a document."""
     settings = load_settings(args.config)
     problems: tuple[Problem, ...]
+    revision: str | None = None
     try:
-        problems = read(args.paths, settings).warnings
+        parsed = read(args.paths, settings)
+        problems, revision = parsed.warnings, parsed.state.revision
     except DocumentError as error:
         problems = error.problems
     errors = sum(problem.severity == "error" for problem in problems)
     doubts = len(problems) - errors
     refused = bool(errors or (args.strict and doubts))
     if args.json:
-        write_json({"ok": not refused, "problems": [_as_json(problem) for problem in problems]})
+        found_problems = [_as_json(problem) for problem in problems]
+        write_json({"ok": not refused, "revision": revision, "problems": found_problems})
     else:
         for problem in problems:
             write(str(problem))

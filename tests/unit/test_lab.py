@@ -1,0 +1,112 @@
+"""The lab's Vagrantfile, scripts, tables and policy: what can be said of them without starting it."""
+
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from laboratory.edits import CONVERSATIONS, ROWS, Row, edited, label
+from laboratory.tables import HERE, hosts, instances, packages
+from secgroupd.core.clearing import documented
+from secgroupd.core.document import Source, parse
+from secgroupd.core.model import Direction, State
+from secgroupd.core.policy import Policy
+from secgroupd.core.verdict import Packet, decide
+
+POLICY = (HERE / "policy" / "lab.yaml").read_text(encoding="utf-8")
+SCRIPTS = sorted([*HERE.glob("provision/*.sh"), *HERE.glob("guest/*.sh"), HERE / "lab-test"])
+
+# VirtualBox is not Debian's. To have its settings validated it is enough that it tells its version.
+VBOXMANAGE = "#!/bin/sh\necho 7.0.20r163906\n"
+
+
+def state(text: str) -> State:
+    return parse([Source("lab.yaml", text)]).state
+
+
+@pytest.mark.parametrize("debian", ["12", "13", None])
+@pytest.mark.parametrize("provider", ["libvirt", "virtualbox"])
+def test_vagrant_accepts_the_vagrantfile(provider: str, debian: str | None, tmp_path: Path) -> None:
+    program = tmp_path / "VBoxManage"
+    program.write_text(VBOXMANAGE)
+    program.chmod(0o755)
+    done = subprocess.run(
+        ["vagrant", "validate"],
+        cwd=HERE,
+        env={
+            "PATH": f"{tmp_path}:{os.environ['PATH']}",
+            "HOME": str(tmp_path),
+            "VAGRANT_HOME": str(tmp_path / "home"),
+            "VAGRANT_DOTFILE_PATH": str(tmp_path / "machines"),
+            "VAGRANT_CHECKPOINT_DISABLE": "1",
+            "VAGRANT_DEFAULT_PROVIDER": provider,
+            **({"LAB_DEBIAN": debian} if debian else {}),
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "validated successfully" in done.stdout
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.name)
+def test_scripts_are_plain_ones(script: Path) -> None:
+    done = subprocess.run(
+        ["shellcheck", "-x", "-S", "warning", "-s", "sh", str(script.relative_to(HERE.parent))],
+        cwd=HERE.parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+
+
+def test_the_page_names_every_package_that_is_installed() -> None:
+    page = (HERE.parent / "docs" / "lab.md").read_text(encoding="utf-8")
+    for role in {host.role for host in hosts().values()}:
+        for package in packages(role):
+            assert f"`{package}`" in page, package
+
+
+def test_the_table_of_instances_is_the_policys() -> None:
+    found = {
+        instance.id: (
+            port.host_id,
+            port.interface,
+            *(str(address) for address in port.private_ips),
+            port.mac_address,
+        )
+        for instance in state(POLICY).instances
+        for port in instance.ports
+    }
+    assert found == {
+        each.name: (each.host, each.interface, each.address, each.mac)
+        for each in instances().values()
+    }
+    assert {each.host for each in instances().values()} <= set(hosts())
+
+
+def test_the_policy_is_accepted_and_only_groups_that_wait_for_members_are_doubted() -> None:
+    warnings = parse([Source("lab.yaml", POLICY)]).warnings
+    assert {warning.code for warning in warnings} == {"unused-security-group"}
+    assert len(warnings) == 2
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: re.sub(r"\W+", "-", row.change))
+def test_each_row_cuts_what_the_table_clears_and_the_rules_then_deny(row: Row) -> None:
+    after = state(edited(POLICY, *row.edits))
+    assert after.revision != state(POLICY).revision
+    policy = Policy(after)
+    cleared = documented(Policy(state(POLICY)), policy)
+    for vpc in "bg":
+        cut = set()
+        for client, server, number in CONVERSATIONS:
+            port = policy.ports[f"p-{vpc}-{server}"]
+            peer = policy.ports[f"p-{vpc}-{client}"].private_ips[0]
+            packet = Packet(peer=peer, protocol=6, dport=number)
+            if port.id in cleared and not decide(policy, port, Direction.INGRESS, packet).allowed:
+                cut.add(label(client, server, number))
+        assert cut == row.cut
