@@ -61,11 +61,11 @@ systemctl restart secgroupd
 say restarted "$(is secgroupd) $(nft list tables inet; nft list tables ip)"
 before=$(pid)
 kill -KILL $before
-await 'is --quiet secgroupd && [ $(pid) != $before ]'
+await '[ $(pid) != $before ] && is --quiet secgroupd'
 say killed "$(is secgroupd) $(nft list tables inet; nft list tables ip)"
 before=$(pid)
 kill -STOP $before
-await 'is --quiet secgroupd && [ $(pid) != $before ] && [ $(pid) != 0 ]'
+await '[ $(pid) != $before ] && is --quiet secgroupd'
 say hung "$(journalctl -u secgroupd | grep -o 'Watchdog timeout') $(is secgroupd)"
 systemctl stop secgroupd-guard 2>/dev/null || say guard-stays "$(is secgroupd-guard libvirtd)"
 before=$(pid)
@@ -99,7 +99,8 @@ say problems "$(secgroupctl status --json | grep -c nonsense)"
 say ports "$(nft list ruleset | grep -c 'tapweb1')"
 before=$(systemctl show -p MainPID --value secgroupd)
 kill -STOP $before
-await 'systemctl is-active --quiet secgroupd && [ $(systemctl show -p MainPID --value secgroupd) != $before ]'
+# In this order: a new process is not active before it says so; the old one was, up to its end.
+await '[ $(systemctl show -p MainPID --value secgroupd) != $before ] && systemctl is-active --quiet secgroupd'
 say hung "$(journalctl -u secgroupd | grep -o 'Watchdog timeout') $(systemctl is-active secgroupd)"
 nft delete table inet secgroupd
 await 'nft list tables | grep -q "inet secgroupd"'
