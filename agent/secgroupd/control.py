@@ -1,8 +1,8 @@
 """The control socket: local clients ask the running daemon, and are told in JSON.
 
 One request a connection: a line of JSON such as ``{"ask": "status"}``, answered by a line of JSON,
-or, where something is followed, by lines until the client hangs up. A thread of its own serves it, so that it answers while the loop is busy or stuck. Nothing that is
-asked here changes anything.
+or, where something is followed, by lines until the client hangs up. A thread of its own serves it, so
+that it answers while the loop is busy or stuck. Nothing that is asked here changes a verdict.
 """
 
 import asyncio

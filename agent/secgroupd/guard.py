@@ -102,8 +102,6 @@ class Guard:
         try:
             parsed = self._parsed(reading)
         except DocumentError as error:
-            if FATAL not in error.problems:
-                self.suspicion.taken_up()
             self.problems = error.problems
             for problem in error.problems[:PROBLEMS_LOGGED]:
                 log.error("document-refused %s", problem)

@@ -46,6 +46,7 @@ BESIDE = {
     ("secgroupd.dataplane.events", "secgroupd.dataplane.netlink"),
     ("secgroupd.dataplane.nft_trace", "secgroupd.dataplane.events"),
     ("secgroupd.dataplane.nft_trace", "secgroupd.dataplane.netlink"),
+    ("secgroupd.dataplane.nft_trace", "secgroupd.dataplane.nft_read"),
     ("secgroupd.dataplane.nflog", "secgroupd.dataplane.conntrack"),
     ("secgroupd.dataplane.nflog", "secgroupd.dataplane.netlink"),
 }

@@ -4,6 +4,10 @@ import argparse
 from pathlib import Path
 from typing import Protocol
 
+from secgroupd.core.model import Family
+from secgroupd.core.ports import protocol
+from secgroupd.core.reading import Refusal
+
 
 class Verbs(Protocol):
     """What a verb is added to: argparse's own type for it has no public name."""
@@ -45,3 +49,35 @@ def add_document(parser: argparse.ArgumentParser) -> None:
 def add_json(parser: argparse.ArgumentParser, what: str = "one JSON object") -> None:
     """Add ``--json``."""
     parser.add_argument("--json", action="store_true", help=f"print {what}")
+
+
+def protocol_argument(text: str) -> int:
+    """Parse an argument that is a protocol."""
+    try:
+        return protocol(text)
+    except Refusal as refusal:
+        raise argparse.ArgumentTypeError(str(refusal)) from None
+
+
+def _number(text: str, first: int, last: int) -> int:
+    if not text.isdecimal() or not first <= int(text) <= last:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from {first} to {last}")
+    return int(text)
+
+
+def port_argument(text: str) -> int:
+    """Parse an argument that is a port number."""
+    return _number(text, 1, 65535)
+
+
+def byte_argument(text: str) -> int:
+    """Parse an argument that is a number of 0 to 255."""
+    return _number(text, 0, 255)
+
+
+def family_argument(text: str) -> Family:
+    """Parse an argument that is an IP version."""
+    for family in Family:
+        if family.value.lower() == text.lower():
+            return family
+    raise argparse.ArgumentTypeError(f"{text!r} is neither IPv4 nor IPv6")

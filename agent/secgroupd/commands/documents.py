@@ -7,10 +7,13 @@ from secgroupd.commands.progress import working
 from secgroupd.config import Settings
 from secgroupd.config import load as load_settings
 from secgroupd.core.document import Parsed, Source, parse
-from secgroupd.errors import DocumentError, Problem
+from secgroupd.core.model import State
+from secgroupd.errors import DocumentError, Problem, StoreError
+from secgroupd.memory import FileMemory
+from secgroupd.reconcile import Record
 from secgroupd.sources import files
 
-__all__ = ["load_settings", "read", "read_file"]
+__all__ = ["in_force", "load_settings", "read", "read_file"]
 
 
 def read(paths: Iterable[Path], settings: Settings) -> Parsed:
@@ -31,6 +34,20 @@ def _read(paths: Iterable[Path], settings: Settings) -> Parsed:
     return parse(
         [source for reading in readings for source in reading.sources], limits=settings.limits
     )
+
+
+def in_force(settings: Settings) -> tuple[FileMemory, Record, State]:
+    """Return the memory, what it remembers, and the document that is in force by it.
+
+    Raises:
+        StoreError: nothing is.
+    """
+    memory = FileMemory(settings.state_dir)
+    record = memory.load()
+    if record.accepted is None:
+        nothing = f"nothing is in force: no record in {settings.state_dir}"
+        raise StoreError(memory.trouble or nothing)
+    return memory, record, record.accepted
 
 
 def read_file(path: Path) -> Source:

@@ -10,6 +10,7 @@ from secgroupd.commands.documents import load_settings
 from secgroupd.commands.output import complain, write, write_json
 from secgroupd.control import follow
 from secgroupd.core.ruleset import NAME_LENGTH
+from secgroupd.core.wording import end
 
 REASONS = {
     "default-deny": "no rule allows it",
@@ -76,16 +77,10 @@ def _packet(drop: dict[str, Any]) -> str:
     if drop["source"] is None:
         return "(no IP packet)"
     ends = [
-        _end(drop["source"], drop.get("sport")),
-        _end(drop["destination"], drop.get("dport")),
+        end(drop["source"], drop.get("sport")),
+        end(drop["destination"], drop.get("dport")),
     ]
     kind = ""
     if drop.get("icmp_type") is not None:
         kind = f" type {drop['icmp_type']} code {drop['icmp_code']}"
     return f"{drop['protocol']} {' -> '.join(ends)}{kind}"
-
-
-def _end(address: str, port: int | None) -> str:
-    if port is None:
-        return address
-    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"

@@ -4,7 +4,15 @@ import argparse
 from collections.abc import Iterator
 from pathlib import Path
 
-from secgroupd.commands.arguments import Verbs, add_json, add_verb
+from secgroupd.commands.arguments import (
+    Verbs,
+    add_json,
+    add_verb,
+    byte_argument,
+    family_argument,
+    port_argument,
+    protocol_argument,
+)
 from secgroupd.commands.documents import load_settings, read
 from secgroupd.commands.output import (
     WIDTH,
@@ -20,13 +28,10 @@ from secgroupd.commands.standing import run_live
 from secgroupd.core.model import (
     Action,
     Direction,
-    Family,
     Port,
 )
 from secgroupd.core.policy import OrderedRule, Policy
-from secgroupd.core.ports import protocol
 from secgroupd.core.reachability import Answer, End, Flow, Question, explain
-from secgroupd.core.reading import Refusal
 from secgroupd.core.verdict import Decision, Reason, considered
 from secgroupd.core.wording import PROTOCOL_NAMES, matches
 from secgroupd.errors import QuestionError
@@ -68,11 +73,13 @@ def add(verbs: Verbs) -> None:
         help="tcp, udp, icmp, ... or 0..255",
     )
     verb.add_argument("--dport", metavar="N", type=port_argument, help="the destination port")
-    verb.add_argument("--icmp-type", metavar="N", type=_byte, help="an echo request if left out")
-    verb.add_argument("--icmp-code", metavar="N", type=_byte, help="needs a type")
+    verb.add_argument(
+        "--icmp-type", metavar="N", type=byte_argument, help="an echo request if left out"
+    )
+    verb.add_argument("--icmp-code", metavar="N", type=byte_argument, help="needs a type")
     verb.add_argument(
         "--ethertype",
-        type=_family,
+        type=family_argument,
         metavar="IPv4|IPv6",
         help="where both ends have both (IPv4 if left out)",
     )
@@ -81,36 +88,6 @@ def add(verbs: Verbs) -> None:
     )
     add_json(verb)
     verb.set_defaults(run=run)
-
-
-def protocol_argument(text: str) -> int:
-    """Parse an argument that is a protocol."""
-    try:
-        return protocol(text)
-    except Refusal as refusal:
-        raise argparse.ArgumentTypeError(str(refusal)) from None
-
-
-def _number(text: str, first: int, last: int) -> int:
-    if not text.isdecimal() or not first <= int(text) <= last:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from {first} to {last}")
-    return int(text)
-
-
-def port_argument(text: str) -> int:
-    """Parse an argument that is a port number."""
-    return _number(text, 1, 65535)
-
-
-def _byte(text: str) -> int:
-    return _number(text, 0, 255)
-
-
-def _family(text: str) -> Family:
-    for family in Family:
-        if family.value.lower() == text.lower():
-            return family
-    raise argparse.ArgumentTypeError(f"{text!r} is neither IPv4 nor IPv6")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -3,12 +3,10 @@
 from collections.abc import Iterator, Mapping
 
 from secgroupd.core.draft import Binding
-from secgroupd.core.model import PROTOCOL_NUMBERS, Address
 from secgroupd.core.tracked import Connection, Inbound, Judge
+from secgroupd.core.wording import end, protocol_name
 from secgroupd.reconcile import Proposal
 from secgroupd.sweep import Table, stale
-
-NAMES = {number: name for name, number in PROTOCOL_NUMBERS.items()}
 
 
 def would_be_cut(
@@ -38,14 +36,8 @@ def described(inbound: Inbound) -> str:
 
 def ends(connection: Connection) -> str:
     """Return a connection's protocol, both ends, and its age where that is known."""
-    protocol = NAMES.get(connection.protocol, str(connection.protocol))
-    peer = _end(connection.original.source, connection.original.sport)
-    own = _end(connection.reply.source, connection.reply.sport)
+    protocol = protocol_name(connection.protocol)
+    peer = end(connection.original.source, connection.original.sport or None)
+    own = end(connection.reply.source, connection.reply.sport or None)
     age = "" if connection.age is None else f", {connection.age:.0f} s old"
     return f"{protocol} {peer} -> {own}{age}"
-
-
-def _end(address: Address, port: int) -> str:
-    if not port:
-        return str(address)
-    return f"[{address}]:{port}" if address.version == 6 else f"{address}:{port}"

@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Iterator
 
-from secgroupd.commands.documents import load_settings, read
+from secgroupd.commands.documents import in_force, load_settings, read
 from secgroupd.commands.live import ends
 from secgroupd.commands.output import WIDTH, fitted, write, write_json
 from secgroupd.commands.progress import working
@@ -13,8 +13,6 @@ from secgroupd.core.policy import Policy
 from secgroupd.core.reachability import addresses
 from secgroupd.core.tracked import Judge
 from secgroupd.dataplane.conntrack import Conntrack
-from secgroupd.errors import StoreError
-from secgroupd.memory import FileMemory
 
 EXIT_GO_ON, EXIT_CUT, EXIT_NONE = 0, 3, 4
 
@@ -28,12 +26,7 @@ FATES = {
 def run_live(args: argparse.Namespace) -> int:
     """Find the connections of a question, and say how each stands."""
     settings = load_settings(args.config)
-    memory = FileMemory(settings.state_dir)
-    record = memory.load()
-    if record.accepted is None:
-        raise StoreError(
-            memory.trouble or f"nothing is in force: no record in {settings.state_dir}"
-        )
+    memory, record, _ = in_force(settings)
     epochs = [
         Epoch(one.accepted.revision, Policy(one.accepted), one.generations)
         for one in (record, *memory.before())

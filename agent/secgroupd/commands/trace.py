@@ -6,9 +6,14 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 
-from secgroupd.commands.arguments import Verbs, add_json, add_verb
-from secgroupd.commands.documents import load_settings
-from secgroupd.commands.explain import port_argument, protocol_argument
+from secgroupd.commands.arguments import (
+    Verbs,
+    add_json,
+    add_verb,
+    port_argument,
+    protocol_argument,
+)
+from secgroupd.commands.documents import in_force, load_settings
 from secgroupd.commands.output import (
     WIDTH,
     Colour,
@@ -31,12 +36,11 @@ from secgroupd.core.policy import Policy
 from secgroupd.core.reachability import addresses
 from secgroupd.core.ruleset import TABLE, Ruleset
 from secgroupd.core.traced import Event, Step, packets, steps
-from secgroupd.core.verdict import Decision, Packet, decide
-from secgroupd.core.wording import PROTOCOL_NAMES
+from secgroupd.core.verdict import Decision, decide
+from secgroupd.core.wording import protocol_name
 from secgroupd.dataplane.nft import Nft
 from secgroupd.dataplane.nft_trace import Trace
-from secgroupd.errors import QuestionError, StoreError
-from secgroupd.memory import FileMemory
+from secgroupd.errors import QuestionError
 from secgroupd.reconcile import Reconciler, Record
 
 EXIT_PASSED, EXIT_DROPPED, EXIT_NONE = 0, 3, 4
@@ -79,13 +83,8 @@ def add(verbs: Verbs) -> None:
 def run(args: argparse.Namespace) -> int:
     """Mark matching packets, and tell of the first one that comes."""
     settings = load_settings(args.config)
-    memory = FileMemory(settings.state_dir)
-    record = memory.load()
-    if record.accepted is None:
-        raise StoreError(
-            memory.trouble or f"nothing is in force: no record in {settings.state_dir}"
-        )
-    policy = Policy(record.accepted)
+    _, record, state = in_force(settings)
+    policy = Policy(state)
     lines = marking(policy, args)
     with ExitStack() as opened:
         nft, trace = opened.enter_context(Nft()), opened.enter_context(Trace())
@@ -194,20 +193,8 @@ def _end(policy: Policy, record: Record, told: Sequence[Event]) -> Drop | tuple[
         ):
             port = policy.ports.get(ports.get(interface or "", ""))
             if port is not None:
-                found.append(decide(policy, port, direction, _packet(headers, direction)))
+                found.append(decide(policy, port, direction, headers.first_packet(direction)))
     return tuple(found)
-
-
-def _packet(headers: Headers, direction: Direction) -> Packet:
-    inbound = direction is Direction.INGRESS
-    return Packet(
-        peer=headers.source if inbound else headers.destination,
-        protocol=headers.protocol,
-        dport=headers.dport or 0,
-        sport=headers.sport,
-        icmp_type=headers.icmp_type or 0,
-        icmp_code=headers.icmp_code or 0,
-    )
 
 
 def _lines(
@@ -239,7 +226,7 @@ def _named(told: Sequence[Event]) -> str:
     headers = next((one.headers for one in told if one.headers), None)
     if not isinstance(headers, Headers):
         return "a packet"
-    protocol = PROTOCOL_NAMES.get(headers.protocol, str(headers.protocol))
+    protocol = protocol_name(headers.protocol)
     ports = "" if headers.dport is None else f", {headers.sport} -> {headers.dport}"
     return f"{protocol} {headers.source} -> {headers.destination}{ports}"
 

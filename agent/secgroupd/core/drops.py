@@ -13,8 +13,8 @@ from secgroupd.core.headers import ArpHeaders, Headers, parse_headers
 from secgroupd.core.model import Direction
 from secgroupd.core.policy import Policy
 from secgroupd.core.tracked import Connection
-from secgroupd.core.verdict import Decision, Packet, Reason, decide
-from secgroupd.core.wording import PROTOCOL_NAMES
+from secgroupd.core.verdict import Decision, Reason, decide
+from secgroupd.core.wording import protocol_name
 
 
 class Cause(StrEnum):
@@ -90,7 +90,7 @@ class Drop:
         if isinstance(headers, ArpHeaders):
             fields["protocol"] = "arp"
         elif headers is not None:
-            fields["protocol"] = PROTOCOL_NAMES.get(headers.protocol, str(headers.protocol))
+            fields["protocol"] = protocol_name(headers.protocol)
             for name in ("sport", "dport", "icmp_type", "icmp_code"):
                 fields[name] = getattr(headers, name)
         return fields
@@ -164,14 +164,7 @@ def _decision(
     if logged.connection is not None:
         packet = logged.connection.first_packet(direction)
     elif isinstance(headers, Headers):
-        packet = Packet(
-            peer=headers.source if direction is Direction.INGRESS else headers.destination,
-            protocol=headers.protocol,
-            dport=headers.dport or 0,
-            sport=headers.sport,
-            icmp_type=headers.icmp_type or 0,
-            icmp_code=headers.icmp_code or 0,
-        )
+        packet = headers.first_packet(direction)
     if packet is None:
         return None
     return decide(policy, policy.ports[port_id], direction, packet)

@@ -4,7 +4,8 @@ import struct
 from dataclasses import dataclass
 from ipaddress import ip_address
 
-from secgroupd.core.model import ICMP, ICMPV6, PORT_PROTOCOLS, TCP, Address
+from secgroupd.core.model import ICMP, ICMPV6, PORT_PROTOCOLS, TCP, Address, Direction
+from secgroupd.core.verdict import Packet
 
 IPV4, IPV6, ARP = 0x0800, 0x86DD, 0x0806
 """Ethertypes."""
@@ -34,6 +35,18 @@ class Headers:
     icmp_type: int | None = None
     icmp_code: int | None = None
     begins: bool = True
+
+    def first_packet(self, direction: Direction) -> Packet:
+        """Return it as the first packet of a connection, as the port that judges it meets it."""
+        inbound = direction is Direction.INGRESS
+        return Packet(
+            peer=self.source if inbound else self.destination,
+            protocol=self.protocol,
+            dport=self.dport or 0,
+            sport=self.sport,
+            icmp_type=self.icmp_type or 0,
+            icmp_code=self.icmp_code or 0,
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -94,9 +94,23 @@ def counter(group_id: str, rule_id: str) -> str:
     return f"r_{digest(group_id, rule_id)}"
 
 
+PREFIX = "secgroupd "
+
+
 def prefix(chain: str) -> str:
     """Return what packets that are logged in a chain are marked with."""
-    return f"secgroupd {chain} "
+    return f"{PREFIX}{chain} "
+
+
+def logged_in(prefix: str) -> str:
+    """Return the chain that marks packets so.
+
+    Raises:
+        ValueError: none of ours does.
+    """
+    if not prefix.startswith(PREFIX):
+        raise ValueError(prefix)
+    return prefix.removeprefix(PREFIX).strip()
 
 
 def zone(number: int) -> str:

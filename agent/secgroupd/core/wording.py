@@ -18,6 +18,13 @@ PROTOCOL_NAMES = {number: name for name, number in PROTOCOL_NUMBERS.items()}
 """Names of the protocols that have one, by number."""
 
 
+def end(address: object, port: int | None) -> str:
+    """Return one end of a flow: an address, and its port where it has one."""
+    if port is None:
+        return str(address)
+    return f"[{address}]:{port}" if ":" in str(address) else f"{address}:{port}"
+
+
 def protocol_name(protocol: int | None) -> str:
     """Return the short name of a protocol, or its number; None stands for all."""
     return "all" if protocol is None else PROTOCOL_NAMES.get(protocol, str(protocol))

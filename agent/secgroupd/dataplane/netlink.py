@@ -74,6 +74,21 @@ def text(payload: memoryview) -> str:
     return bytes(payload).rstrip(b"\0").decode(errors="surrogateescape")
 
 
+def u32(payload: memoryview) -> int:
+    """Return a number of four bytes, as netfilter writes them."""
+    return int(struct.unpack(">I", payload)[0])
+
+
+def interface_name(index: memoryview | None) -> str | None:
+    """Return the name of the interface with such an index; None where there is none by now."""
+    if index is None:
+        return None
+    try:
+        return socket.if_indextoname(u32(index))
+    except OSError:
+        return None
+
+
 def split_messages(datagram: bytes) -> Iterator[tuple[int, int, int, memoryview]]:
     """Yield (kind, flags, sequence, payload) of each message of a datagram.
 

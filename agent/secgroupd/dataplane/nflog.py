@@ -13,7 +13,15 @@ from secgroupd.closing import Closing
 from secgroupd.core import names
 from secgroupd.core.drops import Logged
 from secgroupd.dataplane.conntrack import connection_of
-from secgroupd.dataplane.netlink import Netlink, attribute, attributes, reading, text
+from secgroupd.dataplane.netlink import (
+    Netlink,
+    attribute,
+    attributes,
+    interface_name,
+    reading,
+    text,
+    u32,
+)
 from secgroupd.errors import DataplaneError
 
 SUBSYSTEM = 4 << 8
@@ -79,15 +87,15 @@ class PacketLog(Closing):
 
 def _logged(parts: dict[int, memoryview]) -> Logged:
     connection = None
-    info = struct.unpack(">I", parts[CONNECTION_INFO])[0] if CONNECTION_INFO in parts else 0
+    info = u32(parts[CONNECTION_INFO]) if CONNECTION_INFO in parts else 0
     if CONNECTION in parts:
         connection = connection_of(dict(attributes(parts[CONNECTION])))
     return Logged(
         time=_time(parts.get(TIMESTAMP)),
-        chain=_chain(text(parts[PREFIX])),
+        chain=names.logged_in(text(parts[PREFIX])),
         # On a bridge, the port is what the rules see, and the bridge what it is part of.
-        came_from=_name(parts.get(PORT_IN) or parts.get(INDEX_IN)),
-        leaves_into=_name(parts.get(PORT_OUT) or parts.get(INDEX_OUT)),
+        came_from=interface_name(parts.get(PORT_IN) or parts.get(INDEX_IN)),
+        leaves_into=interface_name(parts.get(PORT_OUT) or parts.get(INDEX_OUT)),
         ethertype=struct.unpack_from(">H", parts[HEADER])[0],
         payload=bytes(parts.get(PAYLOAD, b"")),
         connection=connection,
@@ -101,19 +109,3 @@ def _time(stamp: memoryview | None) -> float:
         return time.time()
     seconds, microseconds = struct.unpack(">QQ", stamp)
     return float(seconds + microseconds / 1e6)
-
-
-def _chain(prefix: str) -> str:
-    name = prefix.removeprefix(names.prefix("").rstrip() + " ").strip()
-    if names.prefix(name).strip() != prefix.strip():
-        raise ValueError(prefix)
-    return name
-
-
-def _name(index: memoryview | None) -> str | None:
-    if index is None:
-        return None
-    try:
-        return socket.if_indextoname(struct.unpack(">I", index)[0])
-    except OSError:
-        return None

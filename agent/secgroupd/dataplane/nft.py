@@ -121,25 +121,26 @@ class Nft(Closing):
     def abilities(self) -> Abilities:
         """Find out what the kernel can do.
 
-        It is asked by transactions whose last command is always refused, so that nothing of them
+        It is asked by a transaction whose last command is always refused, so that nothing of it
         ever is there; what else is refused tells what the kernel lacks.
 
         Raises:
             OutcomeUnknown: the writer died or went silent.
         """
-        refused = {
-            family: self._refused(
-                f"add table {family} {PROBE}",
-                f"add chain {family} {PROBE} probe",
-                f"add rule {family} {PROBE} probe ct state established ct zone set 1",
-                f"add rule {family} {PROBE} probe goto nowhere",
-            )
-            for family in ("inet", "bridge")
-        }
-        bridging = Bridging.CLOSED if 3 in refused["bridge"] else Bridging.FULL
-        if refused["bridge"] & {1, 2}:
+        tracking = "probe ct state established ct zone set 1"
+        refused = self._refused(
+            f"add table bridge {PROBE}",
+            f"add chain bridge {PROBE} probe",
+            f"add rule bridge {PROBE} {tracking}",
+            f"add table inet {PROBE}",
+            f"add chain inet {PROBE} probe",
+            f"add rule inet {PROBE} {tracking}",
+            f"add rule inet {PROBE} probe goto nowhere",
+        )
+        bridging = Bridging.CLOSED if 3 in refused else Bridging.FULL
+        if refused & {1, 2}:
             bridging = Bridging.NONE
-        return Abilities(bridging, tracking=3 not in refused["inet"])
+        return Abilities(bridging, tracking=6 not in refused)
 
     def handles(self) -> Mapping[tuple[str, str, int], str]:
         """Return the digests of the rules by family, chain and the kernel's number of each.

@@ -17,6 +17,7 @@ from secgroupd.dataplane.netlink import (
     attributes,
     text,
     text_attribute,
+    u32,
 )
 
 FAMILIES = {"inet": 1, "bridge": 7, "arp": 3}
@@ -58,7 +59,7 @@ def generation(netlink: Netlink) -> int:
     for body in netlink.request(SUBSYSTEM | GET_GENERATION, 0):
         for kind, payload in attributes(body):
             if kind == 1:
-                return int(struct.unpack(">I", payload)[0])
+                return u32(payload)
     return 0
 
 
@@ -205,7 +206,7 @@ def _flags(netlink: Netlink, family: int) -> int | None:
     for body in netlink.dump(SUBSYSTEM | GET_TABLE, family):
         parts = dict(attributes(body))
         if text(parts[1]) == TABLE:
-            return _number(parts[2]) if 2 in parts else 0
+            return u32(parts[2]) if 2 in parts else 0
     return None
 
 
@@ -253,10 +254,6 @@ def _ours(bodies: Iterable[memoryview]) -> Iterator[dict[int, memoryview]]:
             yield parts
 
 
-def _number(payload: memoryview) -> int:
-    return int(struct.unpack(">I", payload)[0])
-
-
 def _digests(bodies: Iterable[memoryview]) -> Mapping[str, list[str]]:
     """Return by chain the comments of its rules, in order."""
     found: dict[str, list[str]] = {}
@@ -275,7 +272,7 @@ def _chains(bodies: Iterable[memoryview], family: int) -> Iterator[tuple[str, Ho
 def _hook(chain: Mapping[int, memoryview], known: Mapping[int, str]) -> Hook:
     """Return where a base chain is called; one that is not as ours are has a name like no hook's."""
     parts = dict(attributes(chain[4]))
-    number, kind, policy = _number(parts[1]), text(chain[7]), VERDICTS[_number(chain[5])]
+    number, kind, policy = u32(parts[1]), text(chain[7]), VERDICTS[u32(chain[5])]
     name = known.get(number, str(number))
     if (kind, policy) != ("filter", "accept"):
         name = f"{name} ({kind}, {policy})"
@@ -296,12 +293,12 @@ def _comment(userdata: memoryview) -> str:
 def _sets(netlink: Netlink, family: int, bodies: Iterable[memoryview]) -> dict[str, ObservedSet]:
     found: dict[str, ObservedSet] = {}
     for parts in _ours(bodies):
-        name, flags = text(parts[2]), _number(parts[3]) if 3 in parts else 0
+        name, flags = text(parts[2]), u32(parts[3]) if 3 in parts else 0
         if name.startswith("__"):  # an anonymous set, which belongs to its rule
             continue
         timeout = bool(flags & FLAG_TIMEOUT)
         found[name] = ObservedSet(
-            key_length=_number(parts[5]),
+            key_length=u32(parts[5]),
             data=_data_kind(flags),
             interval=bool(flags & FLAG_INTERVAL),
             timeout=timeout,
@@ -320,7 +317,7 @@ def _data_kind(flags: int) -> Data:
 def _size(description: memoryview) -> int | None:
     for kind, payload in attributes(description):
         if kind == 1:
-            return int(struct.unpack(">I", payload)[0])
+            return u32(payload)
     return None
 
 

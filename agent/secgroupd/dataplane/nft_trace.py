@@ -1,19 +1,21 @@
 """What the kernel tells of packets that are traced. Numbers are those of ``linux/netfilter/nf_tables.h``."""
 
-import socket
 import struct
 from collections.abc import Iterator
 
 from secgroupd.closing import Closing
 from secgroupd.core.headers import ARP, IPV4, IPV6
 from secgroupd.core.traced import Event
+from secgroupd.dataplane import nft_read
 from secgroupd.dataplane.events import EventSocket
 from secgroupd.dataplane.netlink import (
     GENERAL,
     NETLINK_NETFILTER,
     attributes,
+    interface_name,
     split_messages,
     text,
+    u32,
 )
 
 TRACE_GROUP = 9
@@ -22,16 +24,8 @@ TABLE, CHAIN, HANDLE, KIND, VERDICT, ID = 1, 2, 3, 4, 5, 6
 NETWORK, TRANSPORT, CAME_FROM, LEAVES_INTO, FAMILY, POLICY = 8, 9, 10, 12, 15, 16
 VERDICT_CODE, VERDICT_CHAIN = 1, 2
 KINDS = {1: "policy", 2: "return", 3: "rule"}
-FAMILIES = {1: "inet", 2: "ip", 3: "arp", 5: "netdev", 7: "bridge", 10: "ip6"}
-VERDICTS = {
-    0: "drop",
-    1: "accept",
-    3: "queue",
-    0xFFFFFFFF: "continue",
-    0xFFFFFFFD: "jump",
-    0xFFFFFFFC: "goto",
-    0xFFFFFFFB: "return",
-}
+FAMILIES = {family: name for name, family in nft_read.ALL_FAMILIES.items()}
+VERDICTS = {**nft_read.VERDICTS, 3: "queue", nft_read.JUMP: "jump", nft_read.GOTO: "goto"}
 
 
 class Trace(Closing):
@@ -70,15 +64,15 @@ def _event(message: memoryview) -> Event:
     parts = dict(attributes(message[GENERAL.size :]))
     network = bytes(parts.get(NETWORK, b""))
     return Event(
-        packet=_number(parts[ID]),
+        packet=u32(parts[ID]),
         family=FAMILIES.get(family, str(family)),
         table=text(parts[TABLE]),
         chain=text(parts[CHAIN]),
-        kind=KINDS.get(_number(parts[KIND]), "?"),
+        kind=KINDS.get(u32(parts[KIND]), "?"),
         handle=int(struct.unpack(">Q", parts[HANDLE])[0]) if HANDLE in parts else 0,
         verdict=_verdict(parts),
-        came_from=_name(parts.get(CAME_FROM)),
-        leaves_into=_name(parts.get(LEAVES_INTO)),
+        came_from=interface_name(parts.get(CAME_FROM)),
+        leaves_into=interface_name(parts.get(LEAVES_INTO)),
         ethertype=_ethertype(network),
         payload=network + bytes(parts.get(TRANSPORT, b"")),
     )
@@ -87,25 +81,12 @@ def _event(message: memoryview) -> Event:
 def _verdict(parts: dict[int, memoryview]) -> str:
     if VERDICT in parts:
         inner = dict(attributes(parts[VERDICT]))
-        code = _number(inner[VERDICT_CODE])
+        code = u32(inner[VERDICT_CODE])
         word = VERDICTS.get(code, VERDICTS.get(code & 0xFF, str(code)))
         return f"{word} {text(inner[VERDICT_CHAIN])}" if VERDICT_CHAIN in inner else word
-    return VERDICTS.get(_number(parts[POLICY]), "") if POLICY in parts else ""
+    return VERDICTS.get(u32(parts[POLICY]), "") if POLICY in parts else ""
 
 
 def _ethertype(network: bytes) -> int:
     """Return the protocol of a network header, which begins with its version where it is IP."""
     return {4: IPV4, 6: IPV6}.get(network[0] >> 4, ARP) if network else 0
-
-
-def _number(payload: memoryview) -> int:
-    return int(struct.unpack(">I", payload)[0])
-
-
-def _name(index: memoryview | None) -> str | None:
-    if index is None:
-        return None
-    try:
-        return socket.if_indextoname(_number(index))
-    except OSError:
-        return None

@@ -12,7 +12,7 @@ from secgroupd.core.model import Family
 from secgroupd.core.ports import multiport
 from secgroupd.core.reading import Refusal
 from secgroupd.errors import ImportRefused
-from secgroupd.importers import fields
+from secgroupd.importers import fields, neutron
 from secgroupd.importers.answers import Answer, Found, ends, sort
 from secgroupd.importers.draft import Document, Draft, Group, Partial, Port, Rule
 from secgroupd.importers.neutron import (
@@ -26,14 +26,7 @@ from secgroupd.importers.neutron import (
 from secgroupd.importers.notes import Item, Notes, Unsaid, Where, named, told
 
 KINDS = {
-    "security_groups": "group",
-    "security_group": "group",
-    "security_group_rules": "rule",
-    "security_group_rule": "rule",
-    "address_groups": "address_group",
-    "address_group": "address_group",
-    "ports": "port",
-    "port": "port",
+    **neutron.KINDS,
     "sub_network_interfaces": "sub_interface",
     "sub_network_interface": "sub_interface",
     "vpcs": "vpc",

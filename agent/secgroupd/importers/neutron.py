@@ -10,6 +10,18 @@ from secgroupd.importers.answers import Found, items
 from secgroupd.importers.draft import CLOSED, AddressGroup, Draft, Port, differs
 from secgroupd.importers.notes import Item, Notes, Unsaid, Where, named, told
 
+KINDS = {
+    "security_groups": "group",
+    "security_group": "group",
+    "security_group_rules": "rule",
+    "security_group_rule": "rule",
+    "address_groups": "address_group",
+    "address_group": "address_group",
+    "ports": "port",
+    "port": "port",
+}
+"""What stands under the keys of an answer."""
+
 ADMIN_OWNERS = "network:"
 """Begins the ``device_owner`` of DHCP servers' and routers' ports, which no rules judge."""
 

@@ -16,6 +16,7 @@ from secgroupd.importers import fields
 from secgroupd.importers.answers import Answer, Found, sort
 from secgroupd.importers.draft import Document, Draft, Group, Port, Rule
 from secgroupd.importers.neutron import (
+    KINDS,
     address_group,
     check_same_rules,
     mappings,
@@ -24,18 +25,6 @@ from secgroupd.importers.neutron import (
     with_pairs,
 )
 from secgroupd.importers.notes import Item, Notes, Unsaid, Where, told
-
-KINDS = {
-    "security_groups": "group",
-    "security_group": "group",
-    "security_group_rules": "rule",
-    "security_group_rule": "rule",
-    "address_groups": "address_group",
-    "address_group": "address_group",
-    "ports": "port",
-    "port": "port",
-}
-"""What stands under the keys of the API's answers."""
 
 VPC = "openstack"
 """OpenStack has no VPCs: its networks are one, in which a group's members are everybody's."""
