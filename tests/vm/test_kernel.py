@@ -151,6 +151,8 @@ def test_a_bridge_knows_which_connections_are_established(
         with caller("10.0.0.1", "10.0.0.2") as client:
             assert select.select([], [client], [], PATIENCE)[1], "no answer over the bridge"
             assert client.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0
+            # The client's last segment of the handshake may still be under way.
+            assert select.select([answering], [], [], PATIENCE)[0], "no connection to accept"
             answering.accept()[0].close()
             assert "zone=5" in host.run(["conntrack", "-L"]).stdout
         with caller("10.0.0.2", "10.0.0.1"):
