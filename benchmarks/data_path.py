@@ -2,10 +2,13 @@
 
     python -m benchmarks.data_path [--packets N] [--rounds N]
 
-Frames go from the outside through the host to a port, one after the other, so that the time of a
-send is the time of the packet's whole way. Each round measures every set-up in turn; the medians
-over the rounds are compared. Sending from Python costs the same everywhere and is measured too (a
-frame that the host's interface drops at once) and taken off.
+Frames go from the outside through the host to a port (and answers back), one after the other, so
+that the processor time of a send is that of the packet's whole way. Each round measures every set-up
+in turn; the medians over the rounds are compared. Sending from Python costs the same everywhere and
+is measured too (a frame that the host's interface drops at once) and taken off.
+
+``two comparisons`` is the least that any rules cost which look at a connection's mark where packets
+come in and where they leave: two chains of one such rule, without a source check, ports or rules.
 """
 
 import argparse
@@ -14,6 +17,7 @@ import statistics
 import struct
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from ipaddress import IPv4Address, ip_address, ip_network
 
@@ -33,15 +37,24 @@ from secgroupd.core.model import (
 )
 from secgroupd.dataplane.nft import Nft
 from secgroupd.proving.namespaces import Lab
+from secgroupd.proving.netns import Namespace
 from secgroupd.proving.wire import internet_checksum
 from secgroupd.reconcile import Reconciler
 
 CLIENT, SERVER = "10.200.0.1", "10.0.0.1"
+MAC = "fa:16:3e:00:00:01"
 DPORT = 5353
 CONNTRACK_ALONE = "table inet tracking {\n chain unused {\n ct state new\n }\n}\n"
-DROP_AT_GUEST = (
+MARKED = "ct state established ct mark 0x80000001 accept"
+TWO_COMPARISONS = (
+    "table inet least {\n"
+    f" chain in {{\n  type filter hook prerouting priority -150;\n  {MARKED}\n }}\n"
+    " chain out {\n  type filter hook postrouting priority 150;\n"
+    f"  {MARKED}\n  ct mark set 0x80000001\n }}\n}}\n"
+)
+SINK = (
     "table netdev sink {\n chain sink {\n"
-    "  type filter hook ingress device eth0 priority 0; udp dport 5353 drop\n }\n}\n"
+    "  type filter hook ingress device eth0 priority 0; udp dport { 5353, 30000 } drop\n }\n}\n"
 )
 
 
@@ -79,6 +92,7 @@ def cloud(ports: int, groups: int, rules: int, peers: int, groups_a_port: int) -
                     id=f"p{at:05}",
                     vpc_id="vpc",
                     interface=f"tap{at}",
+                    mac_address=MAC if at == 0 else f"fa:16:3e:01:{at >> 8:02x}:{at & 255:02x}",
                     private_ips=(IPv4Address(int(ip_address(SERVER)) + at),),
                     security_groups=judged if at == 0 else lists[at % len(lists)],
                 ),
@@ -90,12 +104,17 @@ def cloud(ports: int, groups: int, rules: int, peers: int, groups_a_port: int) -
     return State(vpcs=(Vpc(id="vpc"),), security_groups=groups_made, instances=instances)
 
 
-def frame(source_mac: bytes, destination_mac: bytes, sport: int) -> bytes:
+def frame(
+    source_mac: bytes,
+    destination_mac: bytes,
+    ports: tuple[int, int],
+    addresses: tuple[str, str] = (CLIENT, SERVER),
+) -> bytes:
     """Return an Ethernet frame with a short UDP datagram."""
-    datagram = struct.pack(">HHHH", sport, DPORT, 18, 0) + b"0123456789"
+    datagram = struct.pack(">HHHH", *ports, 18, 0) + b"0123456789"
+    source, destination = (ip_address(each).packed for each in addresses)
     head = struct.pack(
-        ">BBHHHBBH4s4s", 0x45, 0, 20 + len(datagram), 1, 0, 64, UDP, 0,
-        ip_address(CLIENT).packed, ip_address(SERVER).packed,
+        ">BBHHHBBH4s4s", 0x45, 0, 20 + len(datagram), 1, 0, 64, UDP, 0, source, destination
     )  # fmt: skip
     head = head[:10] + struct.pack(">H", internet_checksum(head)) + head[12:]
     return destination_mac + source_mac + b"\x08\x00" + head + datagram
@@ -108,50 +127,86 @@ class Road:
     lab: Lab
 
     def __post_init__(self) -> None:
-        self.port = self.lab.add_port(interface="tap0", addresses=[SERVER])
+        self.port = self.lab.add_port(interface="tap0", addresses=[SERVER], mac=MAC)
         self.client = self.lab.outside_address(CLIENT)
-        self.port.namespace.run(["nft", "-f", "-"], stdin=DROP_AT_GUEST)
-        self.raw = self.client.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
-        self.raw.bind(("eth0", 0))
-        shown = self.lab.hv.run(["ip", "-o", "link", "show", "uplink0"]).stdout.split()
-        self.near = bytes.fromhex(shown[shown.index("link/ether") + 1].replace(":", ""))
-        self.own = bytes.fromhex(next(iter(self.lab.uplinks.values())).mac.replace(":", ""))
+        self.sinks = (self.port.namespace, self.client)
+        for each in self.sinks:
+            each.run(["nft", "-f", "-"], stdin=SINK)
+        self.outside, self.inside = (self._raw(each) for each in (self.client, self.port.namespace))
+        self.near, self.gateway = (self._mac_of(name) for name in ("uplink0", "tap0"))
+        self.own = mac(next(iter(self.lab.uplinks.values())).mac)
 
-    def send(self, frames: Sequence[bytes]) -> float:
-        """Return nanoseconds a frame."""
-        send = self.raw.send
-        began = time.perf_counter_ns()
+    def close(self) -> None:
+        """Close the sockets."""
+        self.outside.close()
+        self.inside.close()
+
+    @staticmethod
+    def _raw(namespace: Namespace) -> socket.socket:
+        raw = namespace.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
+        raw.bind(("eth0", 0))
+        return raw
+
+    def _mac_of(self, interface: str) -> bytes:
+        shown = self.lab.hv.run(["ip", "-o", "link", "show", interface]).stdout.split()
+        return mac(shown[shown.index("link/ether") + 1])
+
+    def send(self, raw: socket.socket, frames: Sequence[bytes]) -> float:
+        """Return nanoseconds of this thread's processor time a frame."""
+        send = raw.send
+        began = time.thread_time_ns()
         for one in frames:
             send(one)
-        return (time.perf_counter_ns() - began) / len(frames)
+        return (time.thread_time_ns() - began) / len(frames)
 
     def first_packets(self, count: int) -> float:
         """Every frame is a connection's first."""
         self.lab.forget()
         sports = range(40000, 40000 + min(count, 25000))
-        return self.send([frame(self.own, self.near, sport) for sport in sports])
+        made = [frame(self.own, self.near, (sport, DPORT)) for sport in sports]
+        return self.send(self.outside, made)
 
-    def established(self, count: int) -> float:
-        """Every frame belongs to one connection that has been answered."""
+    def _establish(self) -> None:
         self.lab.forget()
-        guest = self.port.namespace
-        guest.run(["nft", "-f", "-"], stdin="flush chain netdev sink sink\n")
+        for each in self.sinks:
+            each.run(["nft", "-f", "-"], stdin="flush chain netdev sink sink\n")
         with (
             self.port.namespace.socket(socket.AF_INET, socket.SOCK_DGRAM) as server,
             self.client.socket(socket.AF_INET, socket.SOCK_DGRAM) as client,
         ):
             server.bind((SERVER, DPORT))
-            server.settimeout(3)
             client.bind((CLIENT, 30000))
+            for one in (server, client):
+                one.settimeout(3)
             client.sendto(b"hello", (SERVER, DPORT))
             _, peer = server.recvfrom(100)
             server.sendto(b"hello", peer)
-        guest.run(["nft", "-f", "-"], stdin="add rule netdev sink sink udp dport 5353 drop\n")
-        return self.send([frame(self.own, self.near, 30000)] * count)
+            client.recvfrom(100)
+        for each in self.sinks:
+            again = "add rule netdev sink sink udp dport { 5353, 30000 } drop\n"
+            each.run(["nft", "-f", "-"], stdin=again)
+
+    def established(self, count: int) -> float:
+        """Every frame belongs to one connection that has been answered."""
+        self._establish()
+        return self.send(self.outside, [frame(self.own, self.near, (30000, DPORT))] * count)
+
+    def answers(self, count: int) -> float:
+        """Every frame is an answer from the port, in one connection."""
+        self._establish()
+        port = mac(self.port.mac)
+        answer = frame(port, self.gateway, (DPORT, 30000), (SERVER, CLIENT))
+        return self.send(self.inside, [answer] * count)
 
     def dropped(self, count: int) -> float:
         """Frames for nobody: what sending alone costs."""
-        return self.send([frame(self.own, b"\x02\0\0\0\0\x01", 30000)] * count)
+        nobody = b"\x02\0\0\0\0\x01"
+        return self.send(self.outside, [frame(self.own, nobody, (30000, DPORT))] * count)
+
+
+def mac(text: str) -> bytes:
+    """Return a MAC address's bytes."""
+    return bytes.fromhex(text.replace(":", ""))
 
 
 def main() -> None:
@@ -165,12 +220,15 @@ def main() -> None:
         "5000 ports, 5 x 200 rules, 20 peers": cloud(5000, 50, 200, 20, 5),
     }
     measured: dict[tuple[str, str], list[float]] = {}
-    with Lab() as alone_lab, Lab() as small_lab, Lab() as large_lab:
-        roads = {"conntrack alone": Road(alone_lab)}
-        alone_lab.hv.run(["nft", "-f", "-"], stdin=CONNTRACK_ALONE)
-        for (name, state), lab in zip(clouds.items(), (small_lab, large_lab), strict=True):
-            roads[name] = Road(lab)
-            with lab.hv.enter(), Nft() as nft:
+    tables = {"conntrack alone": CONNTRACK_ALONE, "two comparisons": TWO_COMPARISONS}
+    with ExitStack() as held:
+        roads: dict[str, Road] = {}
+        for name, text in tables.items():
+            roads[name] = Road(held.enter_context(Lab()))
+            roads[name].lab.hv.run(["nft", "-f", "-"], stdin=text)
+        for name, state in clouds.items():
+            roads[name] = Road(held.enter_context(Lab()))
+            with roads[name].lab.hv.enter(), Nft() as nft:
                 ports = [port for instance in state.instances for port in instance.ports]
                 bindings = {port.id: Binding(port.interface or "") for port in ports}
                 Reconciler(nft, grace=0).apply(state, bindings)
@@ -180,14 +238,15 @@ def main() -> None:
                     "send": road.dropped,
                     "first packet": road.first_packets,
                     "established": road.established,
+                    "answers, established": road.answers,
                 }
                 for kind, test in tests.items():
                     measured.setdefault((kind, name), []).append(test(given.packets))
         for road in roads.values():
-            road.raw.close()
+            road.close()
     base = statistics.median(measured["send", "conntrack alone"])
     print(f"sending alone: {base:.0f} ns, taken off below")
-    for kind in ("established", "first packet"):
+    for kind in ("established", "answers, established", "first packet"):
         print(f"{kind}:")
         reference = statistics.median(measured[kind, "conntrack alone"]) - base
         for name in roads:

@@ -432,7 +432,7 @@ def test_managed_interfaces_that_no_port_claims_are_closed(random: Random) -> No
     one = replace(_connection(drawing, scene.policy).first, iif="tap-none", oif="vnet7")
     for base in (names.FROM_PORT, names.TO_PORT):
         got = scene.walker.walk(base, one)
-        assert not got.accepted and got.path == (base, names.CLOSED)
+        assert not got.accepted and (got.path[0], got.path[-1]) == (base, names.CLOSED)
 
 
 def test_fresh_connections_of_a_port_that_went_are_not_the_next_ones() -> None:
@@ -482,6 +482,34 @@ def test_ports_whose_names_cannot_be_written_are_found_by_index() -> None:
         assert Walker(compiled).walk(names.TO_PORT, packet).accepted is passes
     nobody = replace(one.first, oif='tap"1', oif_index=8)
     assert not Walker(compiled).walk(names.TO_PORT, nobody).accepted
+
+
+@pytest.mark.parametrize("name", ["tap-1", "own1", 'own"1'])
+@pytest.mark.parametrize("today", ["tap-1", "vnet9", "own1", "renamed0"])
+def test_a_port_that_is_found_by_index_is_judged_whatever_its_link_is_called_by_now(
+    name: str, today: str
+) -> None:
+    rules = (rule("egress", TCP, "80"), rule("ingress", TCP, "80"))
+    made = state([group("g", *rules)], [port("1", ["g"], ["10.0.0.1"])])
+    host = Host({"1": Binding(name, 7)})
+    walk = Walker(compile_ruleset(Policy(made), host, Generations())).walk
+    far, own = ip_address("203.0.113.9"), ip_address("10.0.0.1")
+    for dport, passes in ((80, True), (81, False)):
+        inward = Connection(far, own, TCP, 1, dport, 0, 0).first
+        outward = Connection(own, far, TCP, 1, dport, 0, 0).first
+        got = walk(names.TO_PORT, replace(inward, oif=today, oif_index=7))
+        back = walk(names.FROM_PORT, replace(outward, iif=today, iif_index=7))
+        assert (got.accepted, back.accepted) == (passes, passes)
+
+
+def test_a_port_outside_the_managed_patterns_is_judged_like_any_other() -> None:
+    made = state([group("g", rule("ingress", TCP, "80"))], [port("1", ["g"], ["10.0.0.1"])])
+    host = Host({"1": Binding("own1")})
+    walk = Walker(compile_ruleset(Policy(made), host, Generations())).walk
+    one = Connection(ip_address("203.0.113.9"), ip_address("10.0.0.1"), TCP, 1, 80, 0, 0)
+    assert walk(names.TO_PORT, replace(one.first, oif="own1")).accepted
+    assert not walk(names.TO_PORT, replace(one.first, oif="own1", dport=81)).accepted
+    assert not walk(names.FROM_PORT, replace(one.first, iif="own1")).accepted
 
 
 def _shuffled(random: Random, made: State) -> State:

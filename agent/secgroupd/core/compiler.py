@@ -5,15 +5,15 @@ packet. ``from_port`` (prerouting, after conntrack, before the host's
 DNAT) judges what came in from a port, ``to_port`` (postrouting, after the host's SNAT) what is
 about to leave into one. In both:
 
-1. A packet of a tracked connection whose stamp is fresh is accepted: one comparison.
-2. Otherwise the interface's name leads, by one verdict map, to the chains of the port's *profile*
-   (its VPC and ordered groups; ports of one profile share them). An interface that is managed and
-   not in the map is closed.
-3. New packets, and packets of connections with a stale stamp, are judged: one map finds the class
+1. Only what comes from (goes into) a managed interface, or one that a port claims, is looked at.
+2. A packet of a tracked connection whose stamp is fresh is accepted: one comparison.
+3. Otherwise the interface's name leads, by one verdict map, to the chains of the port's *profile*
+   (its VPC and ordered groups; ports of one profile share them). What is not in the map is closed.
+4. New packets, and packets of connections with a stale stamp, are judged: one map finds the class
    of protocol and destination port over the port's whole list of groups, the class's chain looks
    the peer up in a few sets. Replies of a stale connection are judged by the same classes, found
    by their source port; the peer's address is read from the connection, not from the packet.
-4. Who is allowed is stamped: ``ok_in`` writes the generation into the low bits of the ct mark,
+5. Who is allowed is stamped: ``ok_in`` writes the generation into the low bits of the ct mark,
    ``ok_out`` sets the top bit. A change that clears connections raises the generation that is
    asked for, in the same transaction as the rules.
 
@@ -25,12 +25,20 @@ from dataclasses import dataclass, field
 
 from secgroupd.core import balancing, names, origins, sourcechains
 from secgroupd.core.classes import IP_WORDS, Classes, Judging
-from secgroupd.core.draft import Binding, Draft, InterfaceMap, LocalPort
+from secgroupd.core.draft import (
+    Binding,
+    Draft,
+    InterfaceMap,
+    LocalPort,
+    covered,
+    covering,
+    quoted_pattern,
+)
 from secgroupd.core.host import Bridging, Generations, Host
 from secgroupd.core.model import Clearing, Direction, Family, Timeout
 from secgroupd.core.peers import PeerSets
 from secgroupd.core.policy import Policy, Profile
-from secgroupd.core.ruleset import Hook, Key, Ruleset, Set, digest, quotable
+from secgroupd.core.ruleset import Hook, Key, Ruleset, Set, digest, index_key, quotable
 from secgroupd.core.verdict import ICMP_ROUTER_TYPES, MLD_TYPES, ND_TYPES, ROUTER_TYPES
 from secgroupd.core.walls import add_walls
 from secgroupd.core.zones import zones
@@ -74,7 +82,8 @@ def compile_host(policy: Policy, host: Host, generations: Generations) -> Mappin
     arp = Draft("arp", logging=host.logging)
     routed = [(p, b) for p, b in _local(policy, host, "inet") if p.port_security_enabled]
     if any(p.source_check for p, _ in routed):
-        sourcechains.add_raw_hooks(arp, sourcechains.add_checks(arp, routed), None)
+        patterns = covering((b.interface for _, b in routed), host.managed)
+        sourcechains.add_raw_hooks(arp, sourcechains.add_checks(arp, routed), None, patterns)
         tables["arp"] = arp.ruleset({})
     return tables
 
@@ -186,33 +195,36 @@ class _Compiler:
     def _closed(self) -> None:
         """Make a table that only closes: what is managed, and what ports of the document claim."""
         self._add_closed()
-        for base, hook, side in _SIDES:
-            self.draft.chain(base, self._closing(side), hook=hook)
+        for base, _, hook, side in _SIDES:
+            self.draft.chain(base, self._leading(side, names.CLOSED), hook=hook)
 
-    def _closing(self, side: str) -> list[str]:
-        """Return lines that close managed interfaces and those that ports of the document claim.
+    def _leading(self, side: str, chain: str) -> list[str]:
+        """Return lines that lead to a chain what has to do with a port, or may have.
 
-        A claimed interface comes here when it is judged in another family's table, or when for a
-        moment the map misses (kernels before 6.12.48 can miss a key whose verdict is being replaced)
-        or leads to a chain that has no rules yet for the packet's generation.
+        That is, by its interface: what is managed, and what ports of the document claim, here or in
+        another family's table. Everything else is none of ours, and costs a comparison a pattern.
         """
         managed = self.host.managed
-        lines = [f"{side}ifname {_pattern(name)} goto {names.CLOSED}" for name in managed]
-        claimed = [b for b in self.host.bindings.values() if not _covered(b.interface, managed)]
+        lines = [f"{side}ifname {quoted_pattern(name)} goto {chain}" for name in managed]
+        bindings = self.host.bindings.values()
+        claimed = [b for b in bindings if not covered(b.interface, managed)]
         if any(quotable(binding.interface) for binding in claimed):
-            name = self.draft.interface_set("claimed", claimed)
-            lines.append(f"{side}ifname @{name} goto {names.CLOSED}")
-        by_index = {b: f"goto {names.CLOSED}" for b in claimed if not quotable(b.interface)}
-        if (self._bridged or not self.host.abilities.tracking) and by_index:
-            lines += self.draft.interface_map("claimed_by_index", by_index).lines(side)
+            lines.append(
+                f"{side}ifname @{self.draft.interface_set('claimed', claimed)} goto {chain}"
+            )
+        # A link that is found by its index may have any other name by now.
+        found = [index_key(b.index) for b in bindings if b.index is not None]
+        if found:
+            found_set = self.draft.host_set("claimed_by_index", Key.INDEX, found)
+            lines.append(f"{side}if @{found_set} goto {chain}")
         return lines
 
     def _raw(self, judged: Sequence[LocalPort]) -> None:
         """Make what comes before connection tracking: the source check, and zones."""
         checks = sourcechains.add_checks(self.draft, judged)
-        sourcechains.add_raw_hooks(
-            self.draft, checks, sourcechains.add_zones(self.draft, self._zones())
-        )
+        zoned = sourcechains.add_zones(self.draft, self._zones())
+        patterns = covering((b.interface for _, b in judged), self.host.managed)
+        sourcechains.add_raw_hooks(self.draft, checks, zoned, patterns)
 
     def _zones(self) -> dict[Binding, int]:
         """Return the interfaces whose packets are tracked in a zone other than the host's own.
@@ -351,13 +363,14 @@ class _Compiler:
             names.KNOWN_TO,
             [f"ct direction original {fresh_in}", f"ct direction reply {judged_out}"],
         )
-        for base, hook, side in _SIDES:
+        for base, inside, hook, side in _SIDES:
             known = names.KNOWN_FROM if side == "i" else names.KNOWN_TO
             lines = list(guards) if side == "o" else []
             lines += [f"ct state established jump {known}"] if self._trusting else []
             lines += exempt.to_port if side == "o" else exempt.from_port
             lines += maps.ports(side).lines(side)
-            self.draft.chain(base, [*lines, *self._closing(side)], hook=hook)
+            self.draft.chain(inside, [*lines, f"goto {names.CLOSED}"])
+            self.draft.chain(base, self._leading(side, inside), hook=hook)
             related = names.RELATED_FROM if side == "i" else names.RELATED_TO
             judged_again = "reply" if side == "i" else "original"
             self.draft.chain(
@@ -440,8 +453,12 @@ class _Compiler:
         return [f"ip frag-off & 0x1fff != 0 goto {chain}", f"frag frag-off != 0 goto {chain}"]
 
 
-_SIDES = ((names.FROM_PORT, FROM_PORT_HOOK, "i"), (names.TO_PORT, TO_PORT_HOOK, "o"))
-"""The two base chains that judge: name, hook, and which of a packet's interfaces is the port's."""
+_SIDES = (
+    (names.FROM_PORT, names.FROM_MANAGED, FROM_PORT_HOOK, "i"),
+    (names.TO_PORT, names.TO_MANAGED, TO_PORT_HOOK, "o"),
+)
+"""The two base chains that judge: name, the chain of what may be a port's, hook, and which of a
+packet's interfaces is the port's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -451,15 +468,3 @@ class _HookScope:
     stem: str
     direction: Direction
     origin: str
-
-
-def _pattern(name: str) -> str:
-    """Return a managed interface pattern as nft text, whose closing asterisk is a wildcard too."""
-    return f'"{name}"'
-
-
-def _covered(interface: str, patterns: Iterable[str]) -> bool:
-    return any(
-        interface.startswith(pattern[:-1]) if pattern.endswith("*") else interface == pattern
-        for pattern in patterns
-    )

@@ -4,7 +4,7 @@ Interfaces are matched by name wherever nft text can say it, by index where it c
 from interfaces therefore comes in two parts, of which the second is seldom needed.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from secgroupd.core import names
@@ -67,7 +67,7 @@ class InterfaceMap:
     by_index: str | None = None
 
     def lines(self, side: str, guard: str = "") -> list[str]:
-        """Return lines that look an interface up.
+        """Return lines that look an interface up, by name in the last one.
 
         Args:
             side: ``i`` for the interface a packet came from, ``o`` for the one it goes to.
@@ -174,3 +174,27 @@ class Draft:
         """Return the finished table, with sets and counters that were collected elsewhere."""
         sets = {**self.sets, **more}
         return Ruleset(self.family, self.chains, sets, self.timeouts, frozenset(counters))
+
+
+def quoted_pattern(name: str) -> str:
+    """Return a managed interface pattern as nft text, whose closing asterisk is a wildcard too."""
+    return f'"{name}"'
+
+
+def covered(interface: str, patterns: Iterable[str]) -> bool:
+    """Tell whether one of the patterns of managed interfaces matches a name."""
+    return any(
+        interface.startswith(pattern[:-1]) if pattern.endswith("*") else interface == pattern
+        for pattern in patterns
+    )
+
+
+def covering(interfaces: Iterable[str], patterns: Sequence[str]) -> list[str]:
+    """Return the patterns that are needed to match all of some names; none where they cannot."""
+    needed = set()
+    for name in interfaces:
+        first = next((pattern for pattern in patterns if covered(name, [pattern])), None)
+        if first is None:
+            return []
+        needed.add(first)
+    return sorted(needed)

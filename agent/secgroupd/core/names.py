@@ -12,6 +12,10 @@ FROM_PORT = "from_port"
 TO_PORT = "to_port"
 """The two base chains."""
 
+FROM_MANAGED = "from_managed"
+TO_MANAGED = "to_managed"
+"""Where packets are judged whose interface is managed or claimed by a port."""
+
 KNOWN_FROM = "known_from"
 KNOWN_TO = "known_to"
 """Where tracked connections' packets are compared with the newest generation."""
@@ -37,6 +41,9 @@ LINK_OUT = "link_out"
 RAW_FROM = "raw_from"
 RAW_OUT = "raw_out"
 """The base chains before connection tracking: source check, and zones."""
+
+RAW_MANAGED = "raw_managed"
+"""Where packets from managed interfaces begin the source check."""
 
 CHECK = "check"
 CHECK_IP4 = "check_ip4"
