@@ -120,8 +120,8 @@ class Daemon:
         self._lock = lock(settings.run_dir)
         self._open.callback(lambda: os.close(self._lock))
         self.settings = settings
-        self._nft = self._open.enter_context(Nft())
         self._ruleset = self._open.enter_context(RulesetEvents())
+        self._nft = self._open.enter_context(Nft(self._ruleset.deaf))
         self._links = self._open.enter_context(Links())
         self._watcher = self._open.enter_context(Watcher(settings.source_directory))
         self._settings_watcher = self._open.enter_context(Watcher(self._config))

@@ -10,7 +10,8 @@ With ``KIND COUNT`` the fault passes after so many transactions; the file then s
 - ``error COUNT``: the transaction is committed, then an error is given;
 - ``lie COUNT``: nothing is done, and success is given;
 - ``garbage COUNT``: the transaction is committed, and something that is no answer is written;
-- ``hang COUNT``: silence.
+- ``hang COUNT``: silence;
+- ``stop COUNT``: the process stops; the transaction is committed when it is continued.
 """
 
 import importlib.util
@@ -58,6 +59,9 @@ class Nftables:
                     return 1, "", f"{path}:{number}:1-5: Error: Could not process rule: No way\n"
         elif kind and _left(kind, argument):
             return self._broken(kind, path)
+        return self._done(path)
+
+    def _done(self, path: str) -> Answer:
         answer: Answer = self._nft.cmd_from_file(path)
         return answer
 
@@ -66,6 +70,9 @@ class Nftables:
             self._nft.cmd_from_file(path)
         if kind == "hang":
             signal.pause()
+        if kind == "stop":
+            os.kill(os.getpid(), signal.SIGSTOP)
+            return self._done(path)
         if kind in {"die", "late"}:
             os.kill(os.getpid(), signal.SIGSEGV)
         if kind == "garbage":

@@ -43,6 +43,18 @@ def document(ports: str = "1000", identity: str = "interface: tap1") -> str:
     return OPEN.replace("PORTS", ports).replace("IDENTITY", identity)
 
 
+def with_members(count: int) -> str:
+    """Return a document in which a group that a rule names has so many members elsewhere."""
+    rule = "      - {id: from, direction: ingress, protocol: udp, multiport: 2000, remote_group_id: many}\n"
+    others = "".join(
+        f"  - {{id: o{at}, ports: [{{id: o{at}, host_id: other, vpc_id: v, "
+        f"private_ips: [10.9.{at >> 8}.{at & 255}], security_groups: [many]}}]}}\n"
+        for at in range(count)
+    )
+    text = document().replace("      - {id: out", f"{rule}      - {{id: out")
+    return text.replace("instances:\n", f"  - {{id: many}}\ninstances:\n{others}")
+
+
 def await_that(condition: Callable[[], object], patience: float = PATIENCE) -> None:
     deadline = time.monotonic() + patience
     while not condition():

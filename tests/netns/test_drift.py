@@ -7,11 +7,13 @@ import signal
 import socket
 import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import ClassVar
 
 import pytest
-from tests.netns.agents import Agent, await_that, document
+from tests.netns.agents import Agent, await_that, document, with_members
 
 from secgroupd.core.document import Source, parse
 from secgroupd.core.draft import Binding
@@ -196,6 +198,39 @@ def test_what_comes_between_reading_and_writing_is_undone(
         nft.changes.clear()
         assert not Reconciler(nft, reconciler.memory).propose(after, bindings).plan
     assert (agent.passes(1000), agent.passes(1001)) == (False, True)
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_what_others_do_while_a_large_transaction_is_not_listened_to_is_undone(
+    agent: Agent, first: bool
+) -> None:
+    before, after = (parse([Source("s.yaml", with_members(n))]).state for n in (1, 8000))
+    done: list[bool] = []
+    with agent.lab.hv.enter(), RulesetEvents() as events:
+
+        def theirs(now: bool) -> None:
+            if now and not done:
+                done.append(now)
+                nft(agent, "insert rule inet secgroupd to_port accept")
+
+        @contextmanager
+        def unheard() -> Iterator[None]:
+            with events.deaf():
+                theirs(first)
+                yield
+                theirs(not first)
+
+        with Nft(unheard) as adapter:
+            reconciler = Reconciler(adapter, grace=0)
+            reconciler.apply(before, {"p1": Binding("tap1")})
+            reconciler.apply(after, {"p1": Binding("tap1")})
+            assert done
+            assert (
+                not Reconciler(adapter, reconciler.memory)
+                .propose(after, {"p1": Binding("tap1")})
+                .plan
+            )
+    assert (agent.passes(1000), agent.passes(1001)) == (True, False)
 
 
 def test_events_that_were_lost_are_told(agent: Agent) -> None:

@@ -3,11 +3,14 @@
 import os
 import re
 import signal
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from tests.netns.agents import PATIENCE, Agent, await_that, document
+from tests.netns.agents import PATIENCE, Agent, await_that, document, with_members
 
+from secgroupd.dataplane.events import NFTABLES_GROUP
+from secgroupd.dataplane.netlink import NETLINK_NETFILTER
 from secgroupd.dataplane.nft import SHORT_SECONDS
 
 pytestmark = pytest.mark.netns
@@ -189,3 +192,55 @@ def test_what_the_kernel_refuses_of_everybody_changes_nothing(broken: Broken) ->
     assert broken.states() == {"p1": "enforced"}
     broken.heal()
     await_that(lambda: agent.passes(1001))
+
+
+def heard_by(pid: int) -> bool:
+    """Tell whether anybody in a process's network namespace listens to changes of the ruleset."""
+    lines = Path(f"/proc/{pid}/net/netlink").read_text().splitlines()[1:]
+    sockets = [
+        (int(protocol), int(groups, 16)) for _, protocol, _, groups, *_ in map(str.split, lines)
+    ]
+    bit = 1 << (NFTABLES_GROUP - 1)
+    return any(protocol == NETLINK_NETFILTER and groups & bit for protocol, groups in sockets)
+
+
+def stopped(pid: int) -> list[int]:
+    """Return the writers of a daemon that have stopped."""
+    found = []
+    for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+        with suppress(FileNotFoundError):
+            if Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[0] == "T":
+                found.append(int(child))
+    return found
+
+
+def test_no_transaction_is_listened_to_whose_events_are_many(broken: Broken) -> None:
+    agent = broken.agent
+    agent.give(document())
+    agent.start()
+    assert agent.process
+    pid = agent.process.pid
+
+    def listened(text: str) -> set[bool]:
+        """Whether the daemon listens while the transactions of a change are committed."""
+        found = set()
+        applied = broken.log().count(" applied ")
+        broken.by("stop 1000000")
+        agent.give(text)
+
+        def done() -> bool:
+            for writer in stopped(pid):
+                found.add(heard_by(pid))
+                os.kill(writer, signal.SIGCONT)
+            return broken.log().count(" applied ") > applied
+
+        await_that(done)
+        broken.heal()
+        return found
+
+    assert listened(with_members(1)) == {True}
+    assert False in listened(with_members(8000))
+    await_that(lambda: heard_by(pid))
+    agent.lab.hv.run(["nft", "delete table inet secgroupd"])
+    await_that(lambda: agent.metric("drift_repairs_total") == 1)
+    assert re.search(r"drift-repaired by=nft:\d+$", broken.log(), re.MULTILINE)

@@ -8,6 +8,7 @@ import errno
 import socket
 import struct
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 from secgroupd.closing import Closing
 from secgroupd.core.drift import Change
@@ -25,6 +26,9 @@ from secgroupd.errors import DataplaneError
 
 NFTABLES_GROUP = 7
 NEW_GENERATION = 10 << 8 | 15
+SOL_NETLINK, ADD_MEMBERSHIP, DROP_MEMBERSHIP = 270, 1, 2
+"""Of ``linux/netlink.h``; not named by Python."""
+
 GENERAL_BYTES = 4
 GENERATION_ID, PROCESS_ID, PROCESS_NAME = 1, 2, 3
 OUR_NAME = TABLE.encode() + b"\0"
@@ -66,6 +70,26 @@ class EventSocket(Closing):
                     self._socket = self._opened()
                 yield None
 
+    @contextmanager
+    def deaf(self) -> Iterator[None]:
+        """Be no listener for the block's duration; what happens meanwhile is not told.
+
+        Raises:
+            DataplaneError: the socket was lost, and the kernel gives no other.
+        """
+        self._member(DROP_MEMBERSHIP)
+        try:
+            yield
+        finally:
+            self._member(ADD_MEMBERSHIP)
+
+    def _member(self, change: int) -> None:
+        try:
+            self._socket.setsockopt(SOL_NETLINK, change, self._group)
+        except OSError as error:
+            let_go(self._socket, error)
+            self._socket = self._opened()
+
     def _opened(self) -> socket.socket:
         try:
             made = opened(self._protocol, 1 << (self._group - 1))
@@ -94,6 +118,19 @@ class RulesetEvents(Closing):
     def fileno(self) -> int:
         """Return the descriptor, for select."""
         return self._events.fileno()
+
+    @contextmanager
+    def deaf(self) -> Iterator[None]:
+        """Hear nothing for the block's duration: whoever needs to know looks at the tables after it.
+
+        While anybody in any network namespace listens to changes of rulesets, the kernel keeps a message
+        of more than 8 KB for each element that a transaction changes, until its end.
+
+        Raises:
+            DataplaneError: the socket was lost, and the kernel gives no other.
+        """
+        with self._events.deaf():
+            yield
 
     def changes(self) -> list[Change]:
         """Take every event that has come; return the transactions that they end, in order."""

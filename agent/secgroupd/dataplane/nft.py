@@ -12,7 +12,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 from secgroupd.closing import Closing
 from secgroupd.core.counts import Count, Counts, Place
@@ -35,6 +36,9 @@ LARGEST_ANSWER = 1 << 24
 LARGE_TRANSACTION = 1 << 20
 """Bytes of text from which the writer is replaced afterwards, since libnftables keeps its memory."""
 
+HEARD_TRANSACTION = 1 << 16
+"""Bytes of text up to which events of a transaction are few enough to be listened to."""
+
 PROBE = "secgroupd_probe"
 """A table that never comes to be."""
 
@@ -44,11 +48,16 @@ ERROR_LINE = re.compile(r"^[^\n]*?:(\d+):(\d+)(?:-\d+)?: Error: (.*)$", re.MULTI
 class Nft(Closing):
     """The kernel's nftables, seen from one network namespace.
 
+    Args:
+        unheard: what keeps this process from listening to the ruleset while a block runs; large
+            transactions are committed in such a block.
+
     Raises:
         DataplaneError: the kernel gives no socket, or ``/proc`` is not there.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, unheard: Callable[[], AbstractContextManager[None]] = nullcontext) -> None:
+        self._unheard = unheard
         with reading("the network namespace"):
             self._namespace = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         try:
@@ -206,7 +215,8 @@ class Nft(Closing):
         """
         for lines in plan.transactions:
             text = "".join(f"{line.text}\n" for line in lines).encode()
-            code, error = self._ask(text)
+            with self._unheard() if len(text) > HEARD_TRANSACTION else nullcontext():
+                code, error = self._ask(text)
             if len(text) > LARGE_TRANSACTION:
                 self._stop()
             if code != 0:
