@@ -79,9 +79,8 @@ test-host: $(STAMP) $(VENV)/debian/usr/bin/prometheus $(VENV)/debian13/usr/bin/n
 test-vm: $(STAMP)  ## run the tests for the guest's kernel, under qemu without KVM; ARGS='...' goes to pytest
 	$(PYTHON) -m tests.vm.run $(ARGS)
 
-reference: $(STAMP)  ## write the pages that are made from the parser's tables
-	$(PYTHON) -c "from pathlib import Path; from secgroupd.core.reference import pages; \
-		[Path(place).write_text(text, encoding='utf-8') for place, text in pages().items()]"
+reference: $(STAMP)  ## write the pages that are made from the program: commands, settings, document
+	$(PYTHON) -m secgroupd.reference
 
 lab:  ## two real hosts and their monitoring, emulated: everything on them is proven, then they end (an hour at most)
 	$(MAKE) lab-down
@@ -106,7 +105,7 @@ lint: $(STAMP)  ## format, lint and type checks
 install:  ## install for use, under PREFIX (/usr/local) and DESTDIR; settings that are there stay
 	install -d $(ROOT)/bin $(ROOT)/sbin $(DESTDIR)$(UNITDIR) $(DESTDIR)/etc/secgroupd/state.d
 	install -d $(DESTDIR)$(LIBRARY)
-	cd agent && find secgroupd \( -name demo -o -name __pycache__ \) -prune -o \
+	cd agent && find secgroupd \( -name demo -o -name reference -o -name __pycache__ \) -prune -o \
 		\( -name '*.py' -o -name '*.json' \) -exec install -D -m 644 {} $(DESTDIR)$(LIBRARY)/{} \;
 	sed -e 's|@LIBRARY@|$(LIBRARY)|' -e 's|@MODULE@|secgroupd.daemon|' systemd/launcher.in > $(ROOT)/sbin/secgroupd
 	sed -e 's|@LIBRARY@|$(LIBRARY)|' -e 's|@MODULE@|secgroupd.cli|' systemd/launcher.in > $(ROOT)/bin/secgroupctl

@@ -5,7 +5,6 @@ import io
 import sys
 from collections.abc import Callable, Sequence
 
-from secgroupd import __version__
 from secgroupd.commands import (
     check,
     drops,
@@ -19,11 +18,40 @@ from secgroupd.commands import (
     status,
     trace,
 )
-from secgroupd.commands.arguments import add_config
 from secgroupd.commands.output import abandon_stdout, complain, complain_of, counted
 from secgroupd.errors import DocumentError, SecgroupdError
+from secgroupd.prose import sentence
+from secgroupd.usage import EXIT_ERROR, EXIT_USAGE, add_verb, options, program
 
-EXIT_ERROR, EXIT_INTERRUPTED, EXIT_BROKEN_PIPE = 1, 130, 141
+NAME = "secgroupctl"
+SUMMARY = "check, explain, test and enforce cloud security groups"
+
+VERBS = (
+    check.CHECK,
+    check.COMPILE,
+    enforce.PLAN,
+    enforce.APPLY,
+    explain.EXPLAIN,
+    reach.TEST,
+    graph.GRAPH,
+    importing.IMPORT,
+    status.STATUS,
+    rules.RULES,
+    drops.DROPS,
+    trace.TRACE,
+    enforce.FLUSH,
+    guard.GUARD,
+)
+"""What the program does, in the order in which it is told."""
+
+EXIT_INTERRUPTED, EXIT_BROKEN_PIPE = 130, 141
+
+EXITS = {
+    EXIT_USAGE: "wrong usage",
+    EXIT_INTERRUPTED: "interrupted",
+    EXIT_BROKEN_PIPE: "nobody reads the output any more",
+}
+"""What exit codes mean with every verb."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -61,27 +89,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the whole command line."""
-    made = argparse.ArgumentParser(
-        prog="secgroupctl",
-        description="Check, explain, test and enforce cloud security groups on this host.",
-    )
-    made.add_argument("--version", action="version", version=f"secgroupctl {__version__}")
-    add_config(made, default=None)
+    made = program(NAME, sentence(SUMMARY), options(NAME))
     verbs = made.add_subparsers(title="verbs", metavar="VERB", required=True)
-    for group in (
-        check,
-        explain,
-        graph,
-        reach,
-        importing,
-        enforce,
-        guard,
-        status,
-        rules,
-        drops,
-        trace,
-    ):
-        group.add(verbs)
+    for verb in VERBS:
+        add_verb(verbs, NAME, verb)
     return made
 
 

@@ -5,7 +5,6 @@ the ruleset (by its events, and by its generation number, looked at now and then
 full comparison, a signal. Watchers only wake the loop. Stopping leaves the rules as they are.
 """
 
-import argparse
 import logging
 import os
 import select
@@ -35,12 +34,14 @@ from secgroupd.guard import Guard
 from secgroupd.memory import FileMemory, PatientMemory
 from secgroupd.metrics import Metrics
 from secgroupd.notify import notify
+from secgroupd.prose import sentence
 from secgroupd.reconcile import Reconciler
 from secgroupd.rundir import AlreadyRunning, holds, lock, make_directory
 from secgroupd.sources.files import Watcher
 from secgroupd.suspicion import Suspicion
 from secgroupd.sweeper import Sweeper
 from secgroupd.traffic import Traffic
+from secgroupd.usage import EXIT_ERROR, EXIT_USAGE, options, program
 
 SETTLE_SECONDS = 0.02
 """How long the loop waits after an event for those that belong to it."""
@@ -388,31 +389,36 @@ def _wake(waker: int) -> None:
         os.write(waker, b"\0")
 
 
+NAME = "secgroupd"
+SUMMARY = "enforce cloud security groups on this host's instance interfaces"
+
+EXIT_SIGNAL = 0
+EXITS = {
+    EXIT_SIGNAL: "after a signal",
+    EXIT_ERROR: "it could not begin",
+    EXIT_USAGE: "wrong usage",
+}
+"""What the daemon's exit codes mean."""
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the daemon; the exit code is 0 after a signal, 1 when it could not begin."""
-    parser = argparse.ArgumentParser(
-        prog="secgroupd", description="Enforce cloud security groups on this host's interfaces."
-    )
-    parser.add_argument(
-        "--config", type=Path, help="settings (default: /etc/secgroupd/secgroupd.yaml)"
-    )
-    parser.add_argument("--version", action="version", version=f"secgroupd {__version__}")
-    args = parser.parse_args(argv)
+    """Run the daemon and return its exit code (``EXITS``)."""
+    args = program(NAME, sentence(SUMMARY), options(NAME)).parse_args(argv)
     logging.basicConfig(stream=sys.stderr, format="%(levelname)s %(message)s", level="INFO")
     try:
         daemon = Daemon(load(args.config), args.config)
     except DataplaneError as error:
         log.critical("cannot-start error=%s", error)
-        return 1
+        return EXIT_ERROR
     except SecgroupdError as error:
         for line in str(error).splitlines():
             log.critical("cannot-start error=%s", line)
-        return 1
+        return EXIT_ERROR
     try:
         daemon.run()
     finally:
         daemon.close()
-    return 0
+    return EXIT_SIGNAL
 
 
 if __name__ == "__main__":

@@ -55,8 +55,13 @@ BESIDE = {
 BUILDERS = ("secgroupd.cli", "secgroupd.commands", "secgroupd.daemon", "secgroupd.demo")
 """Who builds adapters. Everybody else is handed what it needs."""
 
+ENTRIES = ("secgroupd.cli", "secgroupd.commands", "secgroupd.demo", "secgroupd.reference")
+"""Who may import those who build: what is made of commands, and the pages about them."""
+
 LAYERS = {
     "secgroupd.errors": set[str](),
+    "secgroupd.prose": set[str](),
+    "secgroupd.usage": {"secgroupd", "secgroupd.prose"},
     "secgroupd.core": {"secgroupd.core", "secgroupd.errors"},
     "secgroupd.closing": set[str](),
     "secgroupd.dataplane": {
@@ -162,7 +167,7 @@ def test_only_entry_points_build_adapters(module: str) -> None:
 
 @pytest.mark.parametrize("module", FILES)
 def test_nobody_imports_an_entry_point(module: str) -> None:
-    if not within(module, "secgroupd.cli", "secgroupd.commands", "secgroupd.demo"):
+    if not within(module, *ENTRIES):
         assert not [name for name in IMPORTS[module] if within(name, *BUILDERS)]
 
 

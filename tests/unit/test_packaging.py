@@ -123,12 +123,6 @@ def verbs() -> list[str]:
     return sorted(re.findall(r"^    ([a-z]+) ", parser().format_help(), re.MULTILINE))
 
 
-def test_every_verb_is_in_the_manual_page() -> None:
-    page = (ROOT / "man" / "secgroupctl.1").read_text()
-    described = re.findall(r"^\.TP\n\.(?:BR|BI|B) ([a-z]+)\b", page, re.MULTILINE)
-    assert sorted(set(described)) == verbs()
-
-
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_a_manual_page_is_well_formed(page: Path) -> None:
     assert run("groff", "-t", "-man", "-ww", "-z", str(page)) == ""

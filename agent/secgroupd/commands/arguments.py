@@ -2,53 +2,11 @@
 
 import argparse
 from pathlib import Path
-from typing import Protocol
 
 from secgroupd.core.model import Family
 from secgroupd.core.ports import protocol
 from secgroupd.core.reading import Refusal
-
-
-class Verbs(Protocol):
-    """What a verb is added to: argparse's own type for it has no public name."""
-
-    def add_parser(self, name: str, *, help: str, description: str) -> argparse.ArgumentParser:  # noqa: A002 - the name is argparse's
-        """Add a verb and return its parser."""
-
-
-def add_verb(verbs: Verbs, name: str, summary: str, exits: str) -> argparse.ArgumentParser:
-    """Add a verb with the argument that every verb takes.
-
-    Args:
-        verbs: what it is added to.
-        name: its name.
-        summary: what it does, in a line.
-        exits: what its exit codes mean.
-    """
-    description = f"{summary[0].upper()}{summary[1:]}. Exit code {exits}."
-    verb = verbs.add_parser(name, help=summary, description=description)
-    # Suppressed, so that --config before the verb is not overwritten by this one's default.
-    add_config(verb, default=argparse.SUPPRESS)
-    return verb
-
-
-def add_config(parser: argparse.ArgumentParser, *, default: object) -> None:
-    """Add ``--config``."""
-    parser.add_argument(
-        "--config", type=Path, metavar="FILE", default=default, help="the agent's settings"
-    )
-
-
-def add_document(parser: argparse.ArgumentParser) -> None:
-    """Add the document that a verb reads."""
-    parser.add_argument(
-        "path", type=Path, metavar="PATH", help="the state document: a file or a directory"
-    )
-
-
-def add_json(parser: argparse.ArgumentParser, what: str = "one JSON object") -> None:
-    """Add ``--json``."""
-    parser.add_argument("--json", action="store_true", help=f"print {what}")
+from secgroupd.usage import Argument
 
 
 def protocol_argument(text: str) -> int:
@@ -81,3 +39,32 @@ def family_argument(text: str) -> Family:
         if family.value.lower() == text.lower():
             return family
     raise argparse.ArgumentTypeError(f"{text!r} is neither IPv4 nor IPv6")
+
+
+def json_option(what: str = "one JSON object") -> Argument:
+    """Return ``--json`` of a verb that prints so."""
+    return Argument(("--json",), f"print {what}", settings={"action": "store_true"})
+
+
+DOCUMENT_HELP = "the state document: a file or a directory"
+DOCUMENT = Argument(("path",), DOCUMENT_HELP, "PATH", {"type": Path})
+DOCUMENTS = Argument(
+    ("paths",), f"{DOCUMENT_HELP}; several are merged", "PATH", {"type": Path, "nargs": "+"}
+)
+
+
+def protocol_option(*, required: bool) -> Argument:
+    """Return ``--protocol``."""
+    meaning = "`tcp`, `udp`, `icmp` and the like, or 0 to 255"
+    settings = {"type": protocol_argument, "required": required}
+    return Argument(("--protocol",), meaning, "P", settings)
+
+
+_END = "a port's id, an instance's id or an address"
+SOURCE = Argument(
+    ("--from",), f"where it comes from: {_END}", "X", {"dest": "source", "required": True}
+)
+DESTINATION = Argument(
+    ("--to",), "where it goes to: the same", "Y", {"dest": "destination", "required": True}
+)
+DPORT = Argument(("--dport",), "the destination port", "N", {"type": port_argument})

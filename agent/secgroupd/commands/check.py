@@ -1,9 +1,8 @@
 """``check`` and ``compile``: what can be said about a document without looking at the host."""
 
 import argparse
-from pathlib import Path
 
-from secgroupd.commands.arguments import Verbs, add_document, add_json, add_verb
+from secgroupd.commands.arguments import DOCUMENT, DOCUMENTS, json_option
 from secgroupd.commands.documents import load_settings, read
 from secgroupd.commands.output import complain, complain_of_doubts, counted, write, write_json
 from secgroupd.core.bindings import bind
@@ -12,29 +11,12 @@ from secgroupd.core.host import Generations, Host
 from secgroupd.core.policy import Policy
 from secgroupd.dataplane.links import Links
 from secgroupd.errors import DocumentError, Problem
+from secgroupd.usage import ERROR, EXIT_ERROR, Argument, Example, Verb
 
 PAGE = "docs/warnings.md"
 """The page with a section for each code of a warning."""
 
-
-def add(verbs: Verbs) -> None:
-    """Add the verbs to the parser."""
-    check = add_verb(
-        verbs,
-        "check",
-        "validate a document, and find what is doubtful in it",
-        "0: fine, 1: refused",
-    )
-    check.epilog = f"{PAGE} explains each [code] of a warning."
-    check.add_argument("paths", nargs="+", metavar="PATH", type=Path, help="a file or directory")
-    add_json(check)
-    check.add_argument("--strict", action="store_true", help="count warnings as errors")
-    check.set_defaults(run=run_check)
-    compiled = add_verb(
-        verbs, "compile", "print the complete nft ruleset that this host would get", "0, 1: error"
-    )
-    add_document(compiled)
-    compiled.set_defaults(run=run_compile)
+EXIT_FINE, EXIT_REFUSED = 0, 1
 
 
 def run_check(args: argparse.Namespace) -> int:
@@ -62,7 +44,30 @@ def run_check(args: argparse.Namespace) -> int:
         if doubts and args.strict:
             found += ", counted as errors (--strict)"
         write(f"{'refused' if refused else 'fine'}: {found}")
-    return 1 if refused else 0
+    return EXIT_REFUSED if refused else EXIT_FINE
+
+
+CHECK = Verb(
+    name="check",
+    summary="validate a document, and find what is doubtful in it",
+    run=run_check,
+    description=(
+        "Every error and warning is printed as *FILE*:*LINE*:*COLUMN*. Warnings are about rules that "
+        "never decide, that others make redundant or that contradict each other, outbound denies "
+        "behind a group that allows everything, management ports open to the world, peers that are "
+        "nobody, empty and unused groups, and the cloud's limits; none changes what is enforced. "
+        f"[{PAGE}](warnings.md) explains each by its code."
+    ),
+    arguments=(
+        Argument(("--strict",), "count warnings as errors", settings={"action": "store_true"}),
+        json_option("one JSON object, also with the revision that agents will report"),
+        DOCUMENTS,
+    ),
+    exits={"": {EXIT_FINE: "fine", EXIT_REFUSED: "refused (with `--strict` also by a warning)"}},
+    examples=(
+        Example("secgroupctl check --strict /etc/secgroupd/state.d", "what a pipeline asks"),
+    ),
+)
 
 
 def _as_json(problem: Problem) -> dict[str, object]:
@@ -92,3 +97,15 @@ def run_compile(args: argparse.Namespace) -> int:
     tables = compile_host(policy, host, Generations(mode=settings.clearing))
     write("\n\n".join(table.text().rstrip("\n") for table in tables.values()))
     return 0
+
+
+COMPILE = Verb(
+    name="compile",
+    summary="print the complete nft ruleset that this host would get",
+    run=run_compile,
+    description=(
+        "Ports of this host that the document gives no interface are named on standard error."
+    ),
+    arguments=(DOCUMENT,),
+    exits={"": {0: "printed", EXIT_ERROR: ERROR}},
+)

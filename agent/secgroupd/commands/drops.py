@@ -5,12 +5,13 @@ import sys
 import time
 from typing import Any
 
-from secgroupd.commands.arguments import Verbs, add_json, add_verb
+from secgroupd.commands.arguments import json_option
 from secgroupd.commands.documents import load_settings
 from secgroupd.commands.output import complain, write, write_json
 from secgroupd.control import follow
 from secgroupd.core.ruleset import NAME_LENGTH
 from secgroupd.core.wording import end
+from secgroupd.usage import ERROR, EXIT_ERROR, Argument, Example, Verb
 
 REASONS = {
     "default-deny": "no rule allows it",
@@ -23,21 +24,7 @@ REASONS = {
     "changed": "denied by rules that have changed since",
 }
 
-EXIT_DONE, EXIT_ENDED = 0, 1
-
-
-def add(verbs: Verbs) -> None:
-    """Add the verb to the parser."""
-    verb = add_verb(
-        verbs,
-        "drops",
-        "follow denied packets live, with the rule, or what else denies them",
-        "0: interrupted, or as many as asked for; 1: error, or the agent has ended",
-    )
-    verb.add_argument("--port", metavar="ID", help="only those of a port")
-    verb.add_argument("--count", metavar="N", type=int, help="end after so many")
-    add_json(verb, "one JSON object a line")
-    verb.set_defaults(run=run)
+EXIT_DONE, EXIT_ENDED = 0, EXIT_ERROR
 
 
 def run(args: argparse.Namespace) -> int:
@@ -61,6 +48,29 @@ def run(args: argparse.Namespace) -> int:
         return EXIT_DONE
     complain("secgroupctl: the agent has ended")
     return EXIT_ENDED
+
+
+DROPS = Verb(
+    name="drops",
+    summary="follow denied packets live, with the rule, or what else denies them",
+    run=run,
+    description=(
+        "The kernel logs them only while somebody follows, up to 10 a second and port. "
+        "[docs/drops.md](drops.md) says more."
+    ),
+    arguments=(
+        Argument(("--port",), "only those of this port", "ID"),
+        Argument(("--count",), "end after so many", "N", {"type": int}),
+        json_option("one JSON object a line"),
+    ),
+    exits={
+        "": {
+            EXIT_DONE: "interrupted, or as many as asked for",
+            EXIT_ENDED: f"{ERROR}, or the agent has ended",
+        }
+    },
+    examples=(Example("secgroupctl drops --port port-web-1", "why something does not reach it"),),
+)
 
 
 def told(drop: dict[str, Any]) -> str:

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
-from secgroupd.commands.arguments import Verbs, add_document, add_verb
+from secgroupd.commands.arguments import DOCUMENT
 from secgroupd.commands.confirm import confirmed
 from secgroupd.commands.documents import load_settings, read
 from secgroupd.commands.live import described, would_be_cut
@@ -28,40 +28,10 @@ from secgroupd.errors import StoreError
 from secgroupd.memory import FileMemory
 from secgroupd.reconcile import Reconciler, Record
 from secgroupd.sweep import sweep
+from secgroupd.usage import ERROR, EXIT_ERROR, Argument, Example, Verb
 
 EXIT_NOTHING, EXIT_CHANGES = 0, 2
 EXIT_DONE, EXIT_NOT_DONE = 0, 1
-
-
-def add(verbs: Verbs) -> None:
-    """Add the verbs to the parser."""
-    plan = add_verb(
-        verbs,
-        "plan",
-        "print what a document would change on this host",
-        "0: nothing, 2: changes, 1: error",
-    )
-    add_document(plan)
-    plan.set_defaults(run=run_plan)
-    apply = add_verb(
-        verbs, "apply", "enforce a document once, without a daemon", "0: enforced, 1: error"
-    )
-    add_document(apply)
-    apply.add_argument(
-        "--confirm",
-        type=float,
-        metavar="SECONDS",
-        help="go back to what was in force unless somebody types yes in that time",
-    )
-    apply.set_defaults(run=run_apply)
-    flush = add_verb(
-        verbs,
-        "flush",
-        "remove the agent's tables from this host",
-        "0: removed, 1: not, or an error",
-    )
-    flush.add_argument("--yes", action="store_true", help="do not ask")
-    flush.set_defaults(run=run_flush)
 
 
 def run_plan(args: argparse.Namespace) -> int:
@@ -81,6 +51,20 @@ def run_plan(args: argparse.Namespace) -> int:
     for line in sorted(doomed):
         write(f"# would be cut: {line}")
     return EXIT_CHANGES if proposal.plan else EXIT_NOTHING
+
+
+PLAN = Verb(
+    name="plan",
+    summary="print what a document would change on this host",
+    run=run_plan,
+    description=(
+        "That is: nft commands, ports whose connections would be judged again, and live connections "
+        "that would be cut. Nothing is changed."
+    ),
+    arguments=(DOCUMENT,),
+    exits={"": {EXIT_NOTHING: "nothing to do", EXIT_CHANGES: "changes", EXIT_ERROR: ERROR}},
+    examples=(Example("secgroupctl plan /etc/secgroupd/state.d", "before the daemon starts"),),
+)
 
 
 def run_apply(args: argparse.Namespace) -> int:
@@ -105,6 +89,29 @@ def run_apply(args: argparse.Namespace) -> int:
             write("taken back:")
             _apply(reconciler, nft, before, settings)
     return EXIT_NOT_DONE
+
+
+APPLY = Verb(
+    name="apply",
+    summary="enforce a document once, without a daemon",
+    run=run_apply,
+    arguments=(
+        Argument(
+            ("--confirm",),
+            "go back to what was in force unless somebody types yes in that time",
+            "SECONDS",
+            {"type": float},
+        ),
+        DOCUMENT,
+    ),
+    exits={"": {EXIT_DONE: "enforced", EXIT_NOT_DONE: "not, or taken back"}},
+    examples=(
+        Example(
+            "secgroupctl apply --confirm 60 /etc/secgroupd/state.d",
+            "from afar, so that who cuts off their own connection has it back after a minute",
+        ),
+    ),
+)
 
 
 def _apply(reconciler: Reconciler, nft: Nft, state: State, settings: Settings) -> None:
@@ -142,6 +149,16 @@ def run_flush(args: argparse.Namespace) -> int:
     if not removed:
         write(f"there is no table {TABLE}")
     return EXIT_DONE
+
+
+FLUSH = Verb(
+    name="flush",
+    summary="remove the agent's tables from this host",
+    run=run_flush,
+    description="This opens every port. It asks before it does so.",
+    arguments=(Argument(("--yes",), "do not ask", settings={"action": "store_true"}),),
+    exits={"": {EXIT_DONE: "removed", EXIT_NOT_DONE: "not, or an error"}},
+)
 
 
 def _agreed() -> bool:

@@ -5,13 +5,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from secgroupd.commands.arguments import (
-    Verbs,
-    add_json,
-    add_verb,
+    DESTINATION,
+    DOCUMENT_HELP,
+    DPORT,
+    SOURCE,
     byte_argument,
     family_argument,
-    port_argument,
-    protocol_argument,
+    json_option,
+    protocol_option,
 )
 from secgroupd.commands.documents import load_settings, read
 from secgroupd.commands.output import (
@@ -24,7 +25,7 @@ from secgroupd.commands.output import (
     write_json,
 )
 from secgroupd.commands.reasons import because, decision_as_json
-from secgroupd.commands.standing import run_live
+from secgroupd.commands.standing import EXIT_CUT, EXIT_GO_ON, EXIT_NONE, run_live
 from secgroupd.core.model import (
     Action,
     Direction,
@@ -35,59 +36,11 @@ from secgroupd.core.reachability import Answer, End, Flow, Question, explain
 from secgroupd.core.verdict import Decision, Reason, considered
 from secgroupd.core.wording import PROTOCOL_NAMES, matches
 from secgroupd.errors import QuestionError
+from secgroupd.usage import ERROR, EXIT_ERROR, Argument, Example, Verb
 
 EXIT_ALLOW, EXIT_DENY = 0, 3
 
 _MARKER = "->"
-
-
-def add(verbs: Verbs) -> None:
-    """Add the verb to the parser."""
-    verb = add_verb(
-        verbs,
-        "explain",
-        "say whether a connection is allowed, and which rules decide it",
-        "0: allow, 3: deny, 1: error",
-    )
-    verb.add_argument(
-        "path",
-        type=Path,
-        metavar="PATH",
-        nargs="?",
-        help="the state document: a file or a directory; with --live, what is in force if left out",
-    )
-    verb.add_argument(
-        "--live",
-        action="store_true",
-        help="find such connections that exist: who let them in, what becomes of them "
-        "(0: they go on, 3: one will be cut, 4: there is none)",
-    )
-    ends = "a port's id, an instance's id or an address"
-    verb.add_argument("--from", dest="source", metavar="X", required=True, help=ends)
-    verb.add_argument("--to", dest="destination", metavar="Y", required=True, help=ends)
-    verb.add_argument(
-        "--protocol",
-        metavar="P",
-        type=protocol_argument,
-        required=True,
-        help="tcp, udp, icmp, ... or 0..255",
-    )
-    verb.add_argument("--dport", metavar="N", type=port_argument, help="the destination port")
-    verb.add_argument(
-        "--icmp-type", metavar="N", type=byte_argument, help="an echo request if left out"
-    )
-    verb.add_argument("--icmp-code", metavar="N", type=byte_argument, help="needs a type")
-    verb.add_argument(
-        "--ethertype",
-        type=family_argument,
-        metavar="IPv4|IPv6",
-        help="where both ends have both (IPv4 if left out)",
-    )
-    verb.add_argument(
-        "--through", metavar="LB", help="a load balancer that passes its clients' addresses on"
-    )
-    add_json(verb)
-    verb.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -116,6 +69,66 @@ def run(args: argparse.Namespace) -> int:
         for line in told(policy, answer):
             write(line)
     return EXIT_ALLOW if answer.verdict is Action.ALLOW else EXIT_DENY
+
+
+EXPLAIN = Verb(
+    name="explain",
+    summary="say whether a connection is allowed, and which group and rule decide it",
+    run=run,
+    description=(
+        "With `--live`, find such connections that exist, and say which rule let them in (under one "
+        "of the last five documents), what the rules say of them now, and what becomes of their next "
+        "packet. Without *PATH* the rules are then those in force."
+    ),
+    arguments=(
+        Argument(
+            ("--live",), "ask about connections that exist", settings={"action": "store_true"}
+        ),
+        SOURCE,
+        DESTINATION,
+        protocol_option(required=True),
+        DPORT,
+        Argument(("--icmp-type",), "an echo request if left out", "N", {"type": byte_argument}),
+        Argument(("--icmp-code",), "needs a type", "N", {"type": byte_argument}),
+        Argument(
+            ("--ethertype",),
+            "`IPv4` or `IPv6`, where both ends have both; IPv4 if left out",
+            "VERSION",
+            {"type": family_argument},
+        ),
+        Argument(
+            ("--through",),
+            "a load balancer that brings it, and passes its clients' addresses on",
+            "LB",
+        ),
+        json_option(),
+        Argument(
+            ("path",),
+            f"{DOCUMENT_HELP}; with `--live` it can be left out",
+            "PATH",
+            {"type": Path, "nargs": "?"},
+        ),
+    ),
+    exits={
+        "": {EXIT_ALLOW: "allow", EXIT_DENY: "deny", EXIT_ERROR: ERROR},
+        "--live": {
+            EXIT_GO_ON: "they go on",
+            EXIT_CUT: "one will be cut",
+            EXIT_NONE: "there is none",
+            EXIT_ERROR: ERROR,
+        },
+    },
+    examples=(
+        Example(
+            "secgroupctl explain examples/cloud.yaml --from web-1 --to app-1 --protocol tcp --dport 8080",
+            "whether one instance reaches another",
+        ),
+        Example(
+            "secgroupctl explain --live --from 203.0.113.9 --to web-1 --protocol tcp",
+            "why a connection that should be cut lives on",
+        ),
+    ),
+)
 
 
 def answer_as_json(answer: Answer) -> dict[str, object]:

@@ -2,27 +2,15 @@
 
 import argparse
 import subprocess
-from pathlib import Path
 
-from secgroupd.commands.arguments import Verbs, add_verb
+from secgroupd.commands.arguments import DOCUMENTS
 from secgroupd.commands.documents import load_settings, read
 from secgroupd.commands.output import complain_of_doubts, write
 from secgroupd.commands.progress import working
 from secgroupd.core.graph import dot
 from secgroupd.core.policy import Policy
 from secgroupd.errors import DrawingError
-
-
-def add(verbs: Verbs) -> None:
-    """Add the verb to the parser."""
-    verb = add_verb(
-        verbs, "graph", "draw who may talk to whom, as SVG on standard output", "0, 1: error"
-    )
-    verb.add_argument("paths", nargs="+", metavar="PATH", type=Path, help="a file or directory")
-    verb.add_argument(
-        "--dot", action="store_true", help="print Graphviz's text instead, which needs no graphviz"
-    )
-    verb.set_defaults(run=run)
+from secgroupd.usage import ERROR, EXIT_ERROR, Argument, Example, Verb
 
 
 def run(args: argparse.Namespace) -> int:
@@ -34,6 +22,29 @@ def run(args: argparse.Namespace) -> int:
         picture = text if args.dot else svg(text)
     write(picture.rstrip("\n"))
     return 0
+
+
+GRAPH = Verb(
+    name="graph",
+    summary="draw who may talk to whom, as SVG on standard output",
+    run=run,
+    description=(
+        "An arrow goes from who opens connections to who answers, with protocol and ports; dashed red "
+        "is denied. Dotted grey is what one group allows and the other does not let out, or in: a port "
+        "of each set of groups is asked. What a group may open to everybody is said in its box.\n\n"
+        "dot(1) of the Debian package graphviz draws."
+    ),
+    arguments=(
+        Argument(
+            ("--dot",),
+            "print the text that dot(1) would be given, which needs no graphviz",
+            settings={"action": "store_true"},
+        ),
+        DOCUMENTS,
+    ),
+    exits={"": {0: "drawn", EXIT_ERROR: ERROR}},
+    examples=(Example("secgroupctl graph examples/cloud.yaml > policy.svg", "for a browser"),),
+)
 
 
 def svg(text: str) -> str:

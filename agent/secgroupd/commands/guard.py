@@ -8,7 +8,6 @@ import argparse
 import os
 from contextlib import ExitStack
 
-from secgroupd.commands.arguments import Verbs, add_verb
 from secgroupd.commands.documents import load_settings
 from secgroupd.commands.output import complain, complain_of, counted, write
 from secgroupd.config import Settings
@@ -22,19 +21,9 @@ from secgroupd.errors import DataplaneError, SecgroupdError, SettingsError
 from secgroupd.memory import FileMemory, PatientMemory
 from secgroupd.reconcile import Forgetful, Memory, Reconciler
 from secgroupd.rundir import AlreadyRunning, lock, make_directory
+from secgroupd.usage import Verb
 
 EXIT_GUARDED, EXIT_NOT_GUARDED = 0, 1
-
-
-def add(verbs: Verbs) -> None:
-    """Add the verb to the parser."""
-    verb = add_verb(
-        verbs,
-        "guard",
-        "enforce what was accepted last, or close managed interfaces, before instances start",
-        "0: enforced or closed, 1: at best closed, and something is wrong",
-    )
-    verb.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -57,6 +46,23 @@ def run(args: argparse.Namespace) -> int:
             # Without a lock the worst is a daemon that must repair what is done here.
             complain(f"secgroupctl: warning: {error}")
         return _guard(settings)
+
+
+GUARD = Verb(
+    name="guard",
+    summary="enforce what was accepted last, or close managed interfaces, before instances start",
+    run=run,
+    description=(
+        "Where nothing was accepted, and no rules are there, managed interfaces are closed. It never "
+        "reads the document, and does nothing while a daemon runs. systemd runs it at boot."
+    ),
+    exits={
+        "": {
+            EXIT_GUARDED: "enforced or closed",
+            EXIT_NOT_GUARDED: "something is wrong: closed at best",
+        }
+    },
+)
 
 
 def _guard(settings: Settings) -> int:

@@ -5,7 +5,6 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
-from secgroupd.commands.arguments import Verbs, add_verb
 from secgroupd.commands.documents import load_settings, read
 from secgroupd.commands.output import complain, write
 from secgroupd.core.document import MAX_BYTES, Limits, Parsed, Source, parse
@@ -17,6 +16,7 @@ from secgroupd.importers.difference import changes
 from secgroupd.importers.draft import Document
 from secgroupd.importers.notes import Notes, Where
 from secgroupd.importers.rendering import text
+from secgroupd.usage import ERROR, EXIT_ERROR, Argument, Example, Verb
 
 CLOUDS: Mapping[str, Callable[[Iterable[Answer], Notes], Document]] = {
     "huawei": huawei.convert,
@@ -30,24 +30,7 @@ OUTPUT = "import.yaml"
 
 _STDIN = "-"
 
-
-def add(verbs: Verbs) -> None:
-    """Add the verb to the parser."""
-    verb = add_verb(
-        verbs,
-        "import",
-        "make a state document out of a cloud's answers, on standard output",
-        "0, 1: error; with --diff 0: no difference, 2: differences, 1: error",
-    )
-    verb.add_argument("cloud", choices=[*CLOUDS], help="whose answers they are")
-    verb.add_argument("files", nargs="+", metavar="FILE", help="JSON; - is standard input")
-    verb.add_argument(
-        "--diff",
-        type=Path,
-        metavar="OLD",
-        help="print what has changed since this document was made instead",
-    )
-    verb.set_defaults(run=run)
+EXIT_NOTHING, EXIT_CHANGES = 0, 2
 
 
 def run(args: argparse.Namespace) -> int:
@@ -60,12 +43,62 @@ def run(args: argparse.Namespace) -> int:
         complain(str(note))
     if args.diff is None:
         write(written.rstrip("\n"))
-        return 0
+        return EXIT_NOTHING
     old = read([args.diff], load_settings(args.config))
     lines = list(changes(old.state, parsed.state))
     for line in lines:
         write(line)
-    return 2 if lines else 0
+    return EXIT_CHANGES if lines else EXIT_NOTHING
+
+
+IMPORT = Verb(
+    name="import",
+    summary="make a state document out of a cloud's answers, on standard output",
+    run=run,
+    description=(
+        "The answers are what a cloud's API or command line has printed. What a document cannot say is "
+        "said on standard error, a line each: an allow is left out, a deny denies more. Nothing is "
+        "asked of the cloud. [docs/import.md](import.md) says more."
+    ),
+    arguments=(
+        Argument(
+            ("--diff",),
+            "print what has changed since this document was made, instead",
+            "OLD",
+            {"type": Path},
+        ),
+        Argument(
+            ("cloud",),
+            f"whose answers they are: {', '.join(f'`{cloud}`' for cloud in CLOUDS)}",
+            "CLOUD",
+            {"choices": [*CLOUDS]},
+        ),
+        Argument(
+            ("files",),
+            f"JSON; several are taken together, and `{_STDIN}` is standard input",
+            "FILE",
+            {"nargs": "+"},
+        ),
+    ),
+    exits={
+        "": {0: "made", EXIT_ERROR: ERROR},
+        "--diff": {
+            EXIT_NOTHING: "no difference",
+            EXIT_CHANGES: "differences",
+            EXIT_ERROR: ERROR,
+        },
+    },
+    examples=(
+        Example(
+            "secgroupctl import openstack groups.json ports.json > document.yaml",
+            "what the command line of an OpenStack cloud has answered, as a document",
+        ),
+        Example(
+            "secgroupctl import --diff document.yaml openstack groups.json ports.json",
+            "what has changed there since",
+        ),
+    ),
+)
 
 
 def _name(file: str) -> str:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from secgroupd.commands.arguments import Verbs, add_document, add_json, add_verb
+from secgroupd.commands.arguments import DOCUMENT, json_option
 from secgroupd.commands.documents import load_settings, read, read_file
 from secgroupd.commands.explain import answer_as_json, service
 from secgroupd.commands.output import (
@@ -28,28 +28,13 @@ from secgroupd.core.ruleset import quotable
 from secgroupd.dataplane.nft import Nft
 from secgroupd.errors import DataplaneError
 from secgroupd.reconcile import Reconciler
+from secgroupd.usage import Argument, Example, Verb
 
 if TYPE_CHECKING:
     from secgroupd.proving.namespaces import Lab
 
 
-def add(verbs: Verbs) -> None:
-    """Add the verb to the parser."""
-    verb = add_verb(
-        verbs,
-        "test",
-        "run reachability tests on a document",
-        "0: all as expected, 1: not, or an error",
-    )
-    add_document(verb)
-    verb.add_argument("tests", type=Path, metavar="TESTS", help="the file of tests")
-    verb.add_argument(
-        "--kernel",
-        action="store_true",
-        help="also send real packets, in network namespaces made for it (needs root)",
-    )
-    add_json(verb, "one JSON object a test")
-    verb.set_defaults(run=run)
+EXIT_AS_EXPECTED, EXIT_NOT = 0, 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +73,36 @@ def run(args: argparse.Namespace) -> int:
             write_json(_as_json(index, result, kernel=args.kernel))
     else:
         _table(results, kernel=args.kernel)
-    return 0 if all(result.ok for result in results) else 1
+    return EXIT_AS_EXPECTED if all(result.ok for result in results) else EXIT_NOT
+
+
+TEST = Verb(
+    name="test",
+    summary="run reachability tests on a document",
+    run=run,
+    description=(
+        "A test says from where to where something must be allowed or denied; the rules are asked, "
+        "and with `--kernel` real packets too."
+    ),
+    arguments=(
+        Argument(
+            ("--kernel",),
+            "also send real packets, in network namespaces made for it (needs root and "
+            "python3-pyroute2)",
+            settings={"action": "store_true"},
+        ),
+        json_option("one JSON object a test"),
+        DOCUMENT,
+        Argument(("tests",), "the file of tests", "TESTS", {"type": Path}),
+    ),
+    exits={"": {EXIT_AS_EXPECTED: "all as expected", EXIT_NOT: "not, or an error"}},
+    examples=(
+        Example(
+            "secgroupctl test --kernel examples/cloud.yaml examples/tests.yaml",
+            "the examples of the package's documentation",
+        ),
+    ),
+)
 
 
 def sent(

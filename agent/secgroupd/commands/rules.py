@@ -3,30 +3,14 @@
 import argparse
 from typing import Any
 
-from secgroupd.commands.arguments import Verbs, add_json, add_verb
+from secgroupd.commands.arguments import json_option
 from secgroupd.commands.documents import load_settings
 from secgroupd.commands.output import WIDTH, fitted, write, write_json
 from secgroupd.control import ask
+from secgroupd.core.model import Direction
+from secgroupd.usage import ERROR, EXIT_ERROR, Argument, Example, Verb
 
 SORTS = ("order", "hits")
-
-
-def add(verbs: Verbs) -> None:
-    """Add the verb to the parser."""
-    verb = add_verb(
-        verbs,
-        "rules",
-        "show the rules that judge this host's ports, with how many packets each has decided",
-        "0, 1: error",
-    )
-    verb.add_argument("--unused", action="store_true", help="only rules that decided nothing yet")
-    verb.add_argument("--group", metavar="ID", help="only rules of a security group")
-    verb.add_argument("--direction", choices=("ingress", "egress"), help="only rules of one")
-    verb.add_argument(
-        "--sort", choices=SORTS, default="order", help="by order of evaluation (default) or hits"
-    )
-    add_json(verb, "a JSON array of objects, one a rule")
-    verb.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -49,6 +33,39 @@ def run(args: argparse.Namespace) -> int:
             write(f"\n{fitted(group, WIDTH)}")
         write(_row(rule, named=args.sort == "hits"))
     return 0
+
+
+RULES = Verb(
+    name="rules",
+    summary="list the rules that judge ports of this host, with the packets that each has decided",
+    run=run,
+    description=(
+        "Counted since the agent started: first packets of connections, and those that were judged "
+        "again. Groups come by id, their rules as they are evaluated. The running agent is asked, as "
+        "for `status`."
+    ),
+    arguments=(
+        Argument(
+            ("--unused",),
+            "only rules that have decided nothing",
+            settings={"action": "store_true"},
+        ),
+        Argument(("--group",), "only rules of this security group", "ID"),
+        Argument(
+            ("--direction",),
+            "only rules of this direction",
+            settings={"choices": tuple(each.value for each in Direction)},
+        ),
+        Argument(
+            ("--sort",),
+            "by evaluation (as without it), or the busiest first",
+            settings={"choices": SORTS, "default": "order"},
+        ),
+        json_option("a JSON array of objects, one a rule"),
+    ),
+    exits={"": {0: "listed", EXIT_ERROR: ERROR}},
+    examples=(Example("secgroupctl rules --unused --direction ingress", "what might be removed"),),
+)
 
 
 def _wanted(rule: dict[str, Any], args: argparse.Namespace) -> bool:

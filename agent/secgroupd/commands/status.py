@@ -4,22 +4,14 @@ import argparse
 import json
 from pathlib import Path
 
-from secgroupd.commands.arguments import Verbs, add_json, add_verb
+from secgroupd.commands.arguments import json_option
 from secgroupd.commands.documents import load_settings
 from secgroupd.commands.output import write
 from secgroupd.control import NoSocket, Silent, ask
 from secgroupd.rundir import is_locked, read_status
+from secgroupd.usage import ERROR, EXIT_ERROR, Verb
 
 EXIT_HEALTHY, EXIT_DEGRADED, EXIT_NOT_RUNNING = 0, 3, 4
-
-
-def add(verbs: Verbs) -> None:
-    """Add the verb to the parser."""
-    verb = add_verb(
-        verbs, "status", "tell how the running agent is", "0: healthy, 3: degraded, 4: not running"
-    )
-    add_json(verb)
-    verb.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -37,6 +29,26 @@ def run(args: argparse.Namespace) -> int:
     if status is None:
         return EXIT_NOT_RUNNING
     return EXIT_HEALTHY if status.get("healthy") else EXIT_DEGRADED
+
+
+STATUS = Verb(
+    name="status",
+    summary="tell how the running agent is",
+    run=run,
+    description=(
+        "It is asked over its control socket, which root and members of the group `secgroupd` may use; "
+        "one that does not answer is called degraded."
+    ),
+    arguments=(json_option(),),
+    exits={
+        "": {
+            EXIT_HEALTHY: "healthy",
+            EXIT_DEGRADED: "degraded",
+            EXIT_NOT_RUNNING: "not running",
+            EXIT_ERROR: ERROR,
+        }
+    },
+)
 
 
 def _status(run_dir: Path) -> dict[str, object] | None:

@@ -7,11 +7,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 
 from secgroupd.commands.arguments import (
-    Verbs,
-    add_json,
-    add_verb,
-    port_argument,
-    protocol_argument,
+    DESTINATION,
+    DPORT,
+    SOURCE,
+    json_option,
+    protocol_option,
 )
 from secgroupd.commands.documents import in_force, load_settings
 from secgroupd.commands.output import (
@@ -42,6 +42,7 @@ from secgroupd.dataplane.nft import Nft
 from secgroupd.dataplane.nft_trace import Trace
 from secgroupd.errors import QuestionError
 from secgroupd.reconcile import Reconciler, Record
+from secgroupd.usage import ERROR, EXIT_ERROR, Argument, Example, Verb
 
 EXIT_PASSED, EXIT_DROPPED, EXIT_NONE = 0, 3, 4
 
@@ -51,33 +52,14 @@ TRACING = f"{TABLE}_trace"
 BEFORE_ALL = -500
 """Priority of the chains that mark: before the agent's own, and before defragmentation."""
 
+PATIENCE_SECONDS = 60.0
+"""How long a packet is waited for unless another time is asked for."""
+
 SETTLE_SECONDS = 0.3
 """After so long without news of a packet its way has come to an end."""
 
 MOST_PAIRS = 256
 """Pairs of addresses that a question may mean."""
-
-
-def add(verbs: Verbs) -> None:
-    """Add the verb to the parser."""
-    verb = add_verb(
-        verbs,
-        "trace",
-        "wait for a packet and show its way through the tables, rule by rule",
-        "0: it passed, 3: it was dropped, 4: none came, 1: error",
-    )
-    ends = "a port's id, an instance's id or an address"
-    verb.add_argument("--from", dest="source", metavar="X", required=True, help=ends)
-    verb.add_argument("--to", dest="destination", metavar="Y", required=True, help=ends)
-    verb.add_argument(
-        "--protocol", metavar="P", type=protocol_argument, help="tcp, udp, icmp, ... or 0..255"
-    )
-    verb.add_argument("--dport", metavar="N", type=port_argument, help="the destination port")
-    verb.add_argument(
-        "--wait", metavar="SECONDS", type=float, default=60.0, help="for a packet (60)"
-    )
-    add_json(verb)
-    verb.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -108,6 +90,44 @@ def run(args: argparse.Namespace) -> int:
         for line in _lines(told, shown, end):
             write(line)
     return EXIT_DROPPED if isinstance(end, Drop) else EXIT_PASSED
+
+
+TRACE = Verb(
+    name="trace",
+    summary="wait for a packet and show its way through the tables, rule by rule",
+    run=run,
+    description=(
+        "It also says which group and rule decided. Packets are marked by a table that goes with this "
+        "process."
+    ),
+    arguments=(
+        SOURCE,
+        DESTINATION,
+        protocol_option(required=False),
+        DPORT,
+        Argument(
+            ("--wait",),
+            f"how long to wait for a packet; {PATIENCE_SECONDS:g} if left out",
+            "SECONDS",
+            {"type": float, "default": PATIENCE_SECONDS},
+        ),
+        json_option(),
+    ),
+    exits={
+        "": {
+            EXIT_PASSED: "it passed",
+            EXIT_DROPPED: "it was dropped",
+            EXIT_NONE: "none came",
+            EXIT_ERROR: ERROR,
+        }
+    },
+    examples=(
+        Example(
+            "secgroupctl trace --from web-1 --to 192.0.2.53 --protocol udp --dport 53",
+            "what becomes of an instance's questions to its name server",
+        ),
+    ),
+)
 
 
 def marking(policy: Policy, args: argparse.Namespace) -> Iterator[str]:

@@ -1,14 +1,18 @@
-"""The state document's reference, as a page and as a manual page, from the tables the parser reads by.
-
-``docs/state-document.md`` and ``man/secgroupd-state.5`` hold what is made here; a test compares them,
-``make reference`` writes them.
-"""
+"""secgroupd-state(5) and docs/state-document.md, from the tables that the parser reads by."""
 
 import json
-from collections.abc import Iterator, Mapping
 
 from secgroupd.core.document import DOCUMENT
 from secgroupd.core.reading import Field, Shape
+from secgroupd.reference.model import (
+    Definition,
+    Definitions,
+    Manual,
+    Page,
+    Paragraph,
+    Section,
+    see_also,
+)
 
 HEADINGS = {
     "document": "The document",
@@ -23,16 +27,13 @@ HEADINGS = {
 }
 """What the parts are called, where the parser's own word will not do."""
 
+HEADS = ("field", "values", "", "")
+
 INTRODUCTION = (
     "One file, or the .yaml, .yml and .json files of a directory, which are merged. Unknown fields are "
     "errors; an optional field may be null, which is the same as leaving it out. A document is accepted "
     "whole, or refused whole with every problem at its line and column."
 )
-
-
-def pages() -> Mapping[str, str]:
-    """Return the texts of the pages by their places in the repository."""
-    return {"docs/state-document.md": _markdown(), "man/secgroupd-state.5": _manual()}
 
 
 def _shapes(shape: Shape, seen: dict[str, Shape]) -> dict[str, Shape]:
@@ -81,55 +82,43 @@ def _default(field: Field) -> str:
     return "" if field.default in (None, []) else f"default {json.dumps(field.default)}"
 
 
-def _markdown() -> str:
-    return "\n".join(_lines()) + "\n"
+def manual() -> Manual:
+    """Return secgroupd-state(5)."""
+    return Manual(
+        name="secgroupd-state",
+        number=5,
+        title="File formats",
+        summary="the state document of secgroupd",
+        sections=(
+            Section("Description", (Paragraph(INTRODUCTION),)),
+            *_sections(),
+            see_also("secgroupctl(1)", "secgroupd.yaml(5)", "secgroupd(8)"),
+        ),
+    )
 
 
-def _lines() -> Iterator[str]:
-    yield "# The state document"
-    yield ""
-    yield INTRODUCTION
-    yield ""
-    yield "This page is made from the parser's own tables (`make reference`)."
-    yield "[What the fields mean together](semantics.md), [a document that explains itself](../examples/cloud.yaml)."
-    for shape in _shapes(DOCUMENT, {}).values():
-        yield f"\n## {_heading(shape)}\n"
-        yield shape.help
-        yield ""
-        yield "| field | values | | |"
-        yield "|---|---|---|---|"
-        for name, field in shape.fields.items():
-            values = _kind(field).replace("|", "\\|")
-            yield f"| `{name}` | {values} | {_default(field)} | {field.help.replace('|', chr(92) + '|')} |"
+def page() -> Page:
+    """Return docs/state-document.md."""
+    more = (
+        "[What the fields mean together](semantics.md), "
+        "[a document that explains itself](../examples/cloud.yaml)."
+    )
+    return Page(
+        title="The state document",
+        blocks=(Paragraph(INTRODUCTION), Paragraph(more)),
+        sections=_sections(),
+    )
 
 
-def _manual() -> str:
-    lines = [
-        '.TH SECGROUPD\\-STATE 5 "" secgroupd ""',
-        ".SH NAME",
-        "secgroupd\\-state \\- the state document of secgroupd",
-        ".SH DESCRIPTION",
-        _escaped(INTRODUCTION),
-    ]
-    for shape in _shapes(DOCUMENT, {}).values():
-        lines += [f'.SH "{_heading(shape).upper()}"', _escaped(shape.help)]
-        for name, field in shape.fields.items():
-            default = _default(field)
-            values = _kind(field) + (f"; {default}" if default else "")
-            lines += [
-                ".TP",
-                f'.BR {_escaped(name)} " (' + _escaped(values).replace('"', '""') + ')"',
-                _escaped(field.help),
-            ]
-    lines += [
-        ".SH SEE ALSO",
-        ".BR secgroupctl (1),",
-        ".BR secgroupd.yaml (5),",
-        ".BR secgroupd (8)",
-    ]
-    return "\n".join(lines) + "\n"
+def _sections() -> tuple[Section, ...]:
+    return tuple(
+        Section(_heading(shape), (Paragraph(shape.help), Definitions(_fields(shape), HEADS)))
+        for shape in _shapes(DOCUMENT, {}).values()
+    )
 
 
-def _escaped(text: str) -> str:
-    escaped = text.replace("\\", "\\e").replace("-", "\\-").replace("'", "\\(aq")
-    return f"\\&{escaped}" if escaped.startswith(".") else escaped
+def _fields(shape: Shape) -> tuple[Definition, ...]:
+    return tuple(
+        Definition(f"`{name}`", field.help, (_kind(field), _default(field)))
+        for name, field in shape.fields.items()
+    )
