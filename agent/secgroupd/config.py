@@ -4,11 +4,9 @@ Not what to enforce: that is the state document. Every setting has a default, so
 no file at all; a file that is there is taken whole or refused with every problem in it.
 """
 
-import re
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from ipaddress import ip_address
 from pathlib import Path
 
 from secgroupd.core.document import Limits
@@ -16,7 +14,6 @@ from secgroupd.core.model import Clearing, Timeout
 from secgroupd.core.nflog import LIVE_GROUP, SILENT, Logging
 from secgroupd.core.reading import (
     Field,
-    Kind,
     Place,
     Reader,
     Refusal,
@@ -26,14 +23,20 @@ from secgroupd.core.reading import (
     list_kind,
     mapping_kind,
     read_fields,
-    scalar_kind,
-    shown,
 )
-from secgroupd.core.ruleset import quotable
-from secgroupd.core.scalars import BOOLEAN, ID, Plain, interface_name, number_between, one_of
+from secgroupd.core.scalars import BOOLEAN, ID
 from secgroupd.core.tree import TooLarge
 from secgroupd.core.yamltree import parse_tree
 from secgroupd.errors import Problem, SettingsError
+from secgroupd.settingkinds import (
+    LISTEN,
+    NFLOG_GROUP,
+    PATH,
+    PATTERN,
+    listening,
+    seconds,
+    word,
+)
 
 DEFAULT_PATH = Path("/etc/secgroupd/secgroupd.yaml")
 """Where the settings are read from unless another file is named."""
@@ -41,13 +44,9 @@ DEFAULT_PATH = Path("/etc/secgroupd/secgroupd.yaml")
 MAX_BYTES = 1 << 20
 """The largest file of settings; whatever is larger is something else."""
 
-LONGEST_WAIT = 86400
-"""Upper bound of settings that are times, in seconds: a day."""
-
 LOG_LEVELS = {"debug": "DEBUG", "info": "INFO", "warning": "WARNING", "error": "ERROR"}
 
-_NUMBER = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?").fullmatch
-_LISTEN = re.compile(r"(?:\[([0-9a-fA-F:.]+)\]|([0-9.]+|localhost)):([0-9]{1,5})").fullmatch
+NONE = "none"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,55 +166,6 @@ def _unreadable(path: Path, error: OSError) -> SettingsError:
     return SettingsError((Problem(str(path), 1, 1, "unreadable", message),))
 
 
-def _path(value: Plain) -> Path:
-    if not isinstance(value, str) or not value.startswith("/") or "\0" in value:
-        raise Refusal("path", f"{shown(value)} is not a whole path: write one that begins with /")
-    return Path(value)
-
-
-def _pattern(value: Plain) -> str:
-    name = interface_name(value)
-    stem = name.removesuffix("*")
-    if not stem:
-        message = "* would close every interface, the host's own too: write a prefix before it"
-        raise Refusal("interface-pattern", message)
-    if not quotable(name) or "*" in stem:
-        message = (
-            f"{shown(name)} cannot be a pattern: write a name without quotes, backslashes and "
-            "unprintable characters, with * only at its end"
-        )
-        raise Refusal("interface-pattern", message)
-    return name
-
-
-def _listen(value: Plain) -> tuple[str, int] | None:
-    if value == "":
-        return None
-    match = _LISTEN(value) if isinstance(value, str) else None
-    message = f"{shown(value)} is no place to listen: write ADDRESS:PORT, or [ADDRESS]:PORT"
-    if match is None or not 1 <= int(match[3]) <= 65535:
-        raise Refusal("listen", message)
-    host: str = match[1] or match[2]
-    if host == "localhost":
-        return "127.0.0.1", int(match[3])
-    try:
-        address = ip_address(host)
-    except ValueError:
-        raise Refusal("listen", message) from None
-    return str(address), int(match[3])
-
-
-def _seconds(low: float) -> Kind:
-    def parse_seconds(value: Plain) -> float:
-        text = "" if isinstance(value, bool) else str(value)
-        if not _NUMBER(text) or not low <= float(text) <= LONGEST_WAIT:
-            message = f"{shown(value)} is not a time: write seconds, from {low:g} to {LONGEST_WAIT}"
-            raise Refusal("seconds", message)
-        return float(text)
-
-    return scalar_kind(parse_seconds)
-
-
 def _serving(values: Values, reader: Reader) -> Serving:
     given = dict(values.given)
     if "listen" in values.node.entries and "listen" not in values.bad:
@@ -239,60 +189,169 @@ def _logging(values: Values, reader: Reader) -> Logging:
     return Logging(*(() if group is None else (group,) for group in (denied, accepted)))
 
 
-_PATH = scalar_kind(_path)
-SOURCE = Shape("source", "Where the state document is.", {"directory": Field(_PATH, "its path")})
-_GROUP = scalar_kind(number_between(0, 65535, "nflog-group"))
-METRICS = Shape(
-    "metrics",
-    "Where metrics are served.",
+_DEFAULT = Settings()
+
+
+@dataclass(frozen=True, slots=True)
+class Setting(Field):
+    """A key of the settings; ``help`` is marked text (``prose``).
+
+    ``absence`` says what absence means where no value can.
+    """
+
+    absence: str = ""
+
+
+SOURCE = Shape(
+    "source",
+    "Where the state document is.",
     {
-        "listen": Field(scalar_kind(_listen), 'address and port, or "" for nowhere'),
-        "cert_file": Field(_PATH, "TLS certificate"),
-        "key_file": Field(_PATH, "its private key"),
-        "token_file": Field(_PATH, "a file with a bearer token"),
-        "rule_hits": Field(BOOLEAN, "whether there is a series for each rule"),
+        "directory": Setting(
+            PATH,
+            "A directory whose `.yaml`, `.yml` and `.json` files are merged, or one file. The daemon "
+            "takes only files, links and a directory that belong to root or to itself, and that not "
+            "everybody can write. A change needs a restart.",
+            default=_DEFAULT.source_directory,
+        )
     },
 )
+METRICS = Shape(
+    "metrics",
+    "Where metrics are served, for Prometheus. The group `secgroupd` must be able to read the files; "
+    "they are read again on `systemctl reload secgroupd`. While one of them cannot be used, what was "
+    "served before goes on being served as it was; at the start nothing is.",
+    {
+        "listen": Setting(
+            LISTEN,
+            'Address and port, `[ADDRESS]:PORT` with IPv6; `""` serves none.',
+            default=listening(_DEFAULT.metrics.listen),
+        ),
+        "cert_file": Setting(
+            PATH,
+            "A TLS certificate (PEM), with what leads to its root. With it and its key, metrics are "
+            "served by TLS 1.2 or later and not otherwise.",
+            absence=NONE,
+        ),
+        "key_file": Setting(
+            PATH, "The certificate's private key (PEM); one goes with the other.", absence=NONE
+        ),
+        "token_file": Setting(
+            PATH,
+            "A file with one word. With it, metrics are served to requests with the header "
+            "`Authorization: Bearer WORD` and to nobody else.",
+            absence=NONE,
+        ),
+        "rule_hits": Setting(
+            BOOLEAN,
+            "Whether there is a series for each rule that judges a port here. `secgroupctl rules` "
+            "shows them in any case.",
+            default=_DEFAULT.metrics.rule_hits,
+        ),
+    },
+)
+_SILENCE = {
+    Timeout.TCP_ESTABLISHED: "TCP connections that are established",
+    Timeout.TCP_FIN_WAIT: "TCP connections that one side has closed",
+    Timeout.UDP: "UDP packets that nobody has answered",
+    Timeout.UDP_STREAM: "UDP conversations",
+}
 TIMEOUTS = Shape(
     "timeouts",
-    "Connection tracking timeouts of the ports' connections.",
-    {each.value: Field(_seconds(1), "seconds") for each in Timeout},
+    "After how much silence connections of the ports are forgotten.",
+    {
+        each.value: Setting(seconds(1), f"For {what}.", absence="the kernel's")
+        for each, what in _SILENCE.items()
+    },
 )
 NFLOG = Shape(
     "nflog",
-    "Where copies of packets always go, for a program such as ulogd2.",
+    "NFLOG groups to which the kernel sends copies of packets, for a program such as ulogd2. "
+    "`secgroupctl drops` needs none.",
     {
-        "denied_group": Field(_GROUP, "NFLOG group of denied packets"),
-        "accepted_group": Field(_GROUP, "NFLOG group of the first packets of connections"),
+        "denied_group": Setting(
+            NFLOG_GROUP,
+            "Of packets that are denied, up to 10 a second and port.",
+            absence=NONE,
+        ),
+        "accepted_group": Setting(
+            NFLOG_GROUP,
+            "Of the first packet of each connection that is allowed.",
+            absence=NONE,
+        ),
     },
 )
 SETTINGS = Shape(
     "settings",
-    "The agent's own settings.",
+    "The settings of secgroupd(8) and secgroupctl(1) on one host, in YAML or JSON. What to enforce "
+    "is not here, but in the state document, secgroupd-state(5). Every key has a default.",
     {
-        "source": Field(mapping_kind(SOURCE, lambda values, _: values), "the document's place"),
-        "host_id": Field(ID, "this host's id in the document"),
-        "state_dir": Field(_PATH, "where the last accepted document is kept"),
-        "run_dir": Field(_PATH, "where lock and status are"),
-        "managed_interfaces": Field(list_kind(scalar_kind(_pattern)), "closed unless claimed"),
-        "metrics": Field(mapping_kind(METRICS, _serving), "metrics"),
-        "clearing": Field(
-            scalar_kind(one_of({each.value: each for each in Clearing}, "clearing")),
-            "which connections a change judges again",
+        "source": Setting(mapping_kind(SOURCE, lambda values, _: values), SOURCE.help),
+        "host_id": Setting(
+            ID,
+            "What the state document calls this host. A port with another `host_id` only counts as a "
+            "member of its groups here.",
+            absence="the host's name, as hostname(1) prints it",
         ),
-        "adoption_grace": Field(_seconds(0), "seconds"),
-        "resync_interval": Field(_seconds(0.1), "seconds"),
-        "protect_tables": Field(BOOLEAN, "whether only the agent can change its tables"),
-        "timeouts": Field(mapping_kind(TIMEOUTS, _timeouts), "timeouts"),
-        "nflog": Field(mapping_kind(NFLOG, _logging), "packets that are logged"),
-        "limits": Field(
-            scalar_kind(one_of({each.value: each for each in Limits}, "limits")),
-            "what going over a limit is",
+        "state_dir": Setting(
+            PATH,
+            "Where the last accepted document is kept. A change needs a restart, and "
+            "`ReadWritePaths=` in both units (`systemctl edit`).",
+            default=_DEFAULT.state_dir,
         ),
-        "log_level": Field(scalar_kind(one_of(LOG_LEVELS, "log-level")), "how much is logged"),
+        "run_dir": Setting(
+            PATH,
+            "Where the lock, the status and the control socket are. A change needs the same as one of "
+            "`state_dir`.",
+            default=_DEFAULT.run_dir,
+        ),
+        "managed_interfaces": Setting(
+            list_kind(PATTERN),
+            "Interfaces that are closed unless a port of the document claims them: names, or "
+            "beginnings of names with a `*` at the end. Interfaces that a port claims are guarded in "
+            "any case; all others are left alone.",
+            default=_DEFAULT.managed_interfaces,
+        ),
+        "metrics": Setting(mapping_kind(METRICS, _serving), METRICS.help),
+        "clearing": Setting(
+            word({each.value: each for each in Clearing}, "clearing"),
+            "Which connections are judged again when the rules change: `documented`, those that the "
+            "cloud's own table of changes names, or `strict`, every one that the change could forbid.",
+            default=_DEFAULT.clearing,
+        ),
+        "adoption_grace": Setting(
+            seconds(0),
+            "How long a port that is met for the first time may continue the TCP connections that it "
+            "had before; 0 for not at all.",
+            default=_DEFAULT.adoption_grace,
+        ),
+        "resync_interval": Setting(
+            seconds(0.1),
+            "How often everything is read back from the kernel and compared. Changes by others are "
+            "noticed earlier than that.",
+            default=_DEFAULT.resync_interval,
+        ),
+        "protect_tables": Setting(
+            BOOLEAN,
+            "Whether nobody else can change the agent's tables while it runs: `nft flush ruleset` then "
+            "passes them over, and other commands on them are refused until the agent is stopped. It "
+            "takes Linux 6.9 and nftables 1.1 (Debian 13), and tables that were made so. Elsewhere, "
+            "changes by others are undone when they are noticed, which is within milliseconds.",
+            default=_DEFAULT.protect_tables,
+        ),
+        "timeouts": Setting(mapping_kind(TIMEOUTS, _timeouts), TIMEOUTS.help),
+        "nflog": Setting(mapping_kind(NFLOG, _logging), NFLOG.help),
+        "limits": Setting(
+            word({each.value: each for each in Limits}, "limits"),
+            "What it is when a document goes over one of the cloud's limits: `warn` accepts it and "
+            "says so, `enforce` refuses it.",
+            default=_DEFAULT.limits,
+        ),
+        "log_level": Setting(
+            word(LOG_LEVELS, "log-level"), "How much is logged.", default=_DEFAULT.log_level.lower()
+        ),
     },
 )
-"""The fields of the settings."""
+"""The keys of the settings, of which the file of defaults and the pages are made too."""
 
 
 def _settings(values: Values) -> Settings:

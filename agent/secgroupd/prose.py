@@ -54,11 +54,14 @@ def spans(text: str) -> Iterator[Span]:
 
 
 def plain(text: str) -> str:
-    """Return a marked text as a terminal shows it."""
-    return "".join(
-        f"{span.text}({span.target})" if span.style is Style.MANUAL else span.text
-        for span in spans(text)
-    )
+    """Return a marked text as a terminal shows it: several words that belong together are quoted."""
+    return "".join(map(_plain, spans(text)))
+
+
+def _plain(span: Span) -> str:
+    if span.style is Style.MANUAL:
+        return f"{span.text}({span.target})"
+    return f'"{span.text}"' if span.style is Style.LITERAL and " " in span.text else span.text
 
 
 def sentence(text: str) -> str:

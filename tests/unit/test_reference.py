@@ -10,8 +10,8 @@ import pytest
 
 from secgroupd.cli import VERBS, parser
 from secgroupd.core.document import DOCUMENT
-from secgroupd.prose import plain
-from secgroupd.reference import pages, roff, secgroupctl, secgroupd, state
+from secgroupd.prose import Style, plain, spans
+from secgroupd.reference import pages, roff, secgroupctl, secgroupd, settings, state
 from secgroupd.reference.markdown import markdown
 from secgroupd.reference.model import (
     Block,
@@ -29,12 +29,17 @@ from secgroupd.usage import Verb
 
 ROOT = Path(__file__).parents[2]
 PAGES = pages(ROOT)
-MANUALS = (secgroupctl.manual(), secgroupd.manual(), state.manual())
+MANUALS = (secgroupctl.manual(), secgroupd.manual(), settings.manual(), state.manual())
 
 
 @pytest.mark.parametrize("place", PAGES)
 def test_the_published_page_is_up_to_date(place: str) -> None:
     assert (ROOT / place).read_text(encoding="utf-8") == PAGES[place], "make reference"
+
+
+def test_every_manual_page_is_made() -> None:
+    made = {path.removeprefix("man/") for path in PAGES if path.startswith("man/")}
+    assert made == {path.name for path in (ROOT / "man").iterdir()}
 
 
 def test_every_field_of_every_part_of_the_document_is_there() -> None:
@@ -47,6 +52,16 @@ def test_every_field_of_every_part_of_the_document_is_there() -> None:
 def words(text: str) -> str:
     """Return a text without its line breaks, and with one kind of hyphen."""
     return " ".join(text.replace("\N{HYPHEN}", "-").replace("\N{MINUS SIGN}", "-").split())
+
+
+def unmarked(text: str) -> str:
+    """Return a marked text as paper shows it, where fonts take the place of marks."""
+    return words(
+        "".join(
+            f"{span.text}({span.target})" if span.style is Style.MANUAL else span.text
+            for span in spans(text)
+        )
+    )
 
 
 def rendered(source: str) -> str:
@@ -89,7 +104,7 @@ def texts_of_definition(item: Definition) -> Iterator[str]:
 @pytest.mark.parametrize("manual", MANUALS, ids=lambda manual: manual.name)
 def test_a_manual_page_shows_all_that_it_is_made_of(manual: Manual) -> None:
     shown = rendered(roff.manual(manual))
-    assert [text for text in texts(manual.sections) if words(plain(text)) not in shown] == []
+    assert [text for text in texts(manual.sections) if unmarked(text) not in shown] == []
 
 
 HOSTILE = (
@@ -116,7 +131,7 @@ def test_no_text_is_taken_for_a_request_or_an_escape() -> None:
     )
     shown = rendered(roff.manual(page))
     for text in HOSTILE:
-        assert shown.count(words(plain(text))) == 5, text
+        assert shown.count(unmarked(text)) == 5, text
 
 
 def test_markdown_keeps_tables_and_marks_apart_from_text() -> None:
@@ -124,6 +139,12 @@ def test_markdown_keeps_tables_and_marks_apart_from_text() -> None:
     source = markdown(Page(title="T", blocks=(Table(("x", "y"), rows),), sections=()))
     assert source.splitlines()[-1] == (
         r"| `a\|b` | 1 \< 2 \| 3 \* 4, *FILE*, nft(8), [secgroupctl(1)](commands.md) |"
+    )
+
+
+def test_a_terminal_shows_where_words_belong_together() -> None:
+    assert plain("run `nft -f x`, see `a`, *FILE*, [b](b.md) or nft(8)") == (
+        'run "nft -f x", see a, FILE, b or nft(8)'
     )
 
 
@@ -144,11 +165,11 @@ def test_the_help_of_a_verb_says_what_its_pages_say(
     (section,) = [each for each in secgroupctl.page().sections if each.heading == verb.name]
     for text in (*verb.paragraphs, *(each.help for each in verb.arguments)):
         assert words(plain(text)) in told
-        assert words(plain(text)) in manual
+        assert unmarked(text) in manual
         assert text in set(texts((section,)))
     for codes in verb.exits.values():
         assert all(f"{code} {words(plain(what))}" in told for code, what in codes.items())
-        assert all(f"{code} {words(plain(what))}" in manual for code, what in codes.items())
+        assert all(f"{code} {unmarked(what)}" in manual for code, what in codes.items())
 
 
 DOCUMENTATION = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from secgroupd.cli import VERBS
-from secgroupd.reference import secgroupctl, secgroupd, state
+from secgroupd.reference import secgroupctl, secgroupd, settings, state
 from secgroupd.reference.markdown import markdown, table
 from secgroupd.reference.roff import manual
 
@@ -27,10 +27,13 @@ def pages(root: Path) -> Mapping[str, str]:
     return {
         "README.md": _COMMANDS.sub(lambda _: _commands(), readme),
         "docs/commands.md": markdown(secgroupctl.page()),
+        "docs/settings.md": markdown(settings.page()),
         "docs/state-document.md": markdown(state.page()),
         "man/secgroupctl.1": manual(secgroupctl.manual()),
         "man/secgroupd.8": manual(secgroupd.manual()),
+        "man/secgroupd.yaml.5": manual(settings.manual()),
         "man/secgroupd-state.5": manual(state.manual()),
+        "systemd/secgroupd.yaml": settings.defaults(),
     }
 
 

@@ -17,6 +17,7 @@ from secgroupd.reference.model import (
 
 PAGES = {
     "secgroupctl": "commands.md",
+    "secgroupd.yaml": "settings.md",
     "secgroupd-state": "state-document.md",
 }
 """The pages of docs/ that say the same as a manual page."""

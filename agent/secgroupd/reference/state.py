@@ -1,9 +1,8 @@
 """secgroupd-state(5) and docs/state-document.md, from the tables that the parser reads by."""
 
-import json
-
 from secgroupd.core.document import DOCUMENT
 from secgroupd.core.reading import Field, Shape
+from secgroupd.reference.kinds import values, written
 from secgroupd.reference.model import (
     Definition,
     Definitions,
@@ -52,34 +51,17 @@ def _heading(shape: Shape) -> str:
 def _kind(field: Field) -> str:
     """Return what values a field takes, in words."""
     shape = field.kind.shape
-    schema = field.kind.schema
-    many = "list of " if schema.get("type") == "array" else ""
-    if shape is not None:
-        heading = _heading(shape)
-        return f"{many}{heading if heading.startswith('VPC') else heading.lower()}"
-    return f"{many}{_scalar(schema.get('items', schema) if many else schema)}"
-
-
-def _scalar(schema: object) -> str:
-    if not isinstance(schema, dict):
-        return "value"
-    if "const" in schema:
-        return json.dumps(schema["const"])
-    if "enum" in schema:
-        return ", ".join(dict.fromkeys(str(value) for value in schema["enum"]))
-    if "anyOf" in schema:
-        return " or ".join(dict.fromkeys(_scalar(one) for one in schema["anyOf"]))
-    low, high = schema.get("minimum"), schema.get("maximum")
-    if low is not None and high is not None:
-        return f"{low} to {high}"
-    words = {"boolean": "true or false", "string": "text", "integer": "number", "number": "number"}
-    return words.get(str(schema.get("type")), "value")
+    if shape is None:
+        return values(field)
+    many = "list of " if field.kind.schema.get("type") == "array" else ""
+    heading = _heading(shape)
+    return f"{many}{heading if heading.startswith('VPC') else heading.lower()}"
 
 
 def _default(field: Field) -> str:
     if field.required:
         return "required"
-    return "" if field.default in (None, []) else f"default {json.dumps(field.default)}"
+    return "" if field.default in (None, []) else f"default {written(field.default)}"
 
 
 def manual() -> Manual:
