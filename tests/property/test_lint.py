@@ -22,6 +22,10 @@ from secgroupd.core.model import (
     UDP,
     Direction,
     Family,
+    Forwarder,
+    Listener,
+    LoadBalancer,
+    Member,
     Port,
     Rule,
     SecurityGroup,
@@ -29,7 +33,7 @@ from secgroupd.core.model import (
     family_of,
 )
 from secgroupd.core.policy import Policy
-from secgroupd.core.verdict import Decision, Packet, decide, rule_matches
+from secgroupd.core.verdict import Decision, Packet, Reason, decide, rule_matches
 
 NEVER_DECIDE = {Doubt.SHADOWED_RULE, Doubt.CONTRADICTORY_RULE}
 SUPERFLUOUS = NEVER_DECIDE | {Doubt.REDUNDANT_RULE}
@@ -313,3 +317,74 @@ def test_what_is_called_open_is_open() -> None:
             )
             assert let_in > 2
     assert said > 30
+
+
+def balanced(random: Random) -> State:
+    """Two ports in any of three VPCs, and load balancers that lead to them or to nobody."""
+    ports = [port(f"p{at}", ["a"], [f"10.0.0.{at}"], vpc=random.choice("vwx")) for at in range(2)]
+    made = state(
+        [group("a", rule("ingress", TCP, "1"))],
+        ports,
+        peerings=[pair for pair in (("v", "w"), ("w", "x")) if random.random() < 0.4],
+    )
+
+    def listener(at: int) -> Listener:
+        members = random.sample([Member(port_id=one.id, protocol_port=n) for one in ports
+                                 for n in (1, 2)], random.choice([0, 0, 1, 2, 3]))  # fmt: skip
+        return Listener(
+            id=f"l{at}",
+            protocol=random.choice([TCP, UDP]),
+            protocol_port=at + 1,
+            transfer_client_ip=random.random() < 0.7,
+            members=tuple(members),
+        )
+
+    balancers = tuple(
+        LoadBalancer(
+            id=f"b{at}",
+            vpc_id=random.choice("vwx"),
+            forwards_through=Forwarder(fwmark=at + 1),
+            listeners=tuple(map(listener, range(random.randint(0, 2)))),
+        )
+        for at in range(2)
+    )
+    places = {f"load_balancer:{one.id}": f"{one.id}:1" for one in balancers}
+    return replace(made, load_balancers=balancers, places=places)
+
+
+def exempts(policy: Policy, balancer: LoadBalancer, one: Port, protocol: int, dport: int) -> bool:
+    packet = Packet(peer=IPv4Address("192.0.2.1"), protocol=protocol, dport=dport)
+    brought = replace(packet, through=balancer.id)
+    decision = decide(policy, one, Direction.INGRESS, brought)
+    exempt = decision.reason is Reason.LOAD_BALANCER
+    assert exempt or decision == decide(policy, one, Direction.INGRESS, packet)
+    return exempt
+
+
+def test_who_is_said_to_be_exempted_from_nothing_is_judged_and_nobody_else() -> None:
+    random = Random(3)
+    total: dict[str, int] = dict.fromkeys((Doubt.VOID_EXEMPTION, Doubt.IDLE_LOAD_BALANCER), 0)
+    for _ in range(300):
+        made = balanced(random)
+        policy = Policy(made)
+        problems = [each for each in warnings(made) if each.code in total]
+        for balancer in made.load_balancers:
+            mine = [each for each in problems if each.file == balancer.id]
+            idle = any(each.code == Doubt.IDLE_LOAD_BALANCER for each in mine)
+            services = product(policy.ports.values(), (TCP, UDP), (1, 2))
+            assert not (idle and any(exempts(policy, balancer, *service) for service in services))
+            assert idle != any(listener.members for listener in balancer.listeners)
+            for listener in balancer.listeners:
+                void = [
+                    each.message
+                    for each in mine
+                    if each.code == Doubt.VOID_EXEMPTION and f"{listener.id!r} of" in each.message
+                ]
+                for member in listener.members if listener.transfer_client_ip else ():
+                    one = policy.ports[member.port_id]
+                    said = any(repr(one.id) in message for message in void)
+                    service = (one, listener.protocol, member.protocol_port)
+                    assert said != exempts(policy, balancer, *service)
+        for each in problems:
+            total[each.code] += 1
+    assert all(count > 50 for count in total.values()), total

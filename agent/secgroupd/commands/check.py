@@ -55,7 +55,8 @@ CHECK = Verb(
         "Every error and warning is printed as *FILE*:*LINE*:*COLUMN*. Warnings are about rules that "
         "never decide, that others make redundant or that contradict each other, outbound denies "
         "behind a group that allows everything, management ports open to the world, peers that are "
-        "nobody, empty and unused groups, and the cloud's limits; none changes what is enforced. "
+        "nobody, empty and unused groups, load balancers that exempt nothing, and the cloud's limits; "
+        "none changes what is enforced. "
         f"[{PAGE}](warnings.md) explains each by its code."
     ),
     arguments=(

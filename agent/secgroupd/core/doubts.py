@@ -23,6 +23,8 @@ class Doubt(StrEnum):
     EMPTY_SECURITY_GROUP = "empty-security-group"
     EMPTY_ADDRESS_GROUP = "empty-address-group"
     UNUSED_SECURITY_GROUP = "unused-security-group"
+    VOID_EXEMPTION = "void-exemption"
+    IDLE_LOAD_BALANCER = "idle-load-balancer"
     OVER_LIMIT = "over-limit"
 
 

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from secgroupd.core.coverage import parts_of
 from secgroupd.core.doubts import Doubt, Finding
+from secgroupd.core.exempting import void_exemptions
 from secgroupd.core.exposure import opened
 from secgroupd.core.intervals import merged
 from secgroupd.core.model import AddressGroupPeer, GroupPeer, Rule, SecurityGroup, State
@@ -46,6 +47,7 @@ def doubts(state: State, places: _Places) -> Iterator[Problem]:
     yield from _problems(places, decided_before(groups, fronts))
     yield from _problems(places, opened(groups, fronts))
     yield from _problems(places, useless_references(policy))
+    yield from _problems(places, void_exemptions(policy))
 
 
 def _problems(places: _Places, findings: Iterable[Finding]) -> Iterator[Problem]:

@@ -1,5 +1,6 @@
 """What is valid but doubtful: rules that never decide, dangling peers, the cloud's limits."""
 
+from dataclasses import replace
 from ipaddress import ip_address, ip_network
 from typing import Any
 
@@ -13,8 +14,12 @@ from secgroupd.core.model import (
     AddressRange,
     Direction,
     Family,
+    Forwarder,
     GroupPeer,
     Instance,
+    Listener,
+    LoadBalancer,
+    Member,
     Port,
     PortRange,
     PrefixPeer,
@@ -330,6 +335,46 @@ def test_a_group_without_rules_may_be_a_label() -> None:
 
 def test_without_any_port_no_group_is_unused() -> None:
     assert codes(state([group("a", rule("egress"))])) == []
+
+
+def balanced(*listeners: Listener) -> list[tuple[str, str]]:
+    """Return what is said of a load balancer in a VPC that is peered with ``w`` and not with ``x``."""
+    made = state(
+        [group("a", rule("egress"))],
+        [port(f"p-{vpc}", ["a"], ["10.0.0.1"], vpc=vpc) for vpc in "vwx"],
+        peerings=[("v", "w"), ("w", "x")],
+    )
+    one = LoadBalancer(
+        id="lb", vpc_id="v", forwards_through=Forwarder(fwmark=1), listeners=listeners
+    )
+    return codes(replace(made, load_balancers=(one,)))
+
+
+def listener(*port_ids: str, transfer: bool = True) -> Listener:
+    members = tuple(Member(port_id=port_id, protocol_port=443) for port_id in port_ids)
+    return Listener(
+        id="l", protocol=6, protocol_port=443, transfer_client_ip=transfer, members=members
+    )
+
+
+def test_a_member_that_its_load_balancer_does_not_see_is_exempt_from_nothing() -> None:
+    assert balanced(listener("p-v", "p-w")) == []
+    assert balanced(listener("p-x", transfer=False)) == []
+    ((code, message),) = balanced(listener("p-v", "p-x"))
+    assert code == "void-exemption"
+    assert message == (
+        "listener 'l' of load balancer 'lb' exempts nothing at port 'p-x', because no peering "
+        "connects VPC 'x' with its own, 'v': peer the VPCs, or correct the member"
+    )
+
+
+def test_a_load_balancer_without_members_is_idle() -> None:
+    assert [code for code, _ in balanced()] == ["idle-load-balancer"]
+    ((_, message),) = balanced(listener())
+    assert message == (
+        "load balancer 'lb' does nothing, because no listener has members: "
+        "add what is missing, or remove it"
+    )
 
 
 def test_an_empty_address_group_is_told_once() -> None:
