@@ -13,10 +13,11 @@ from dataclasses import replace
 import pytest
 from tests.builders import both, group, port, rule, state
 from tests.enforcing import bindings, enforcer
+from tests.netns.agents import await_that
 from tests.netns.conversations import Conversation, Conversations, End, exchange, settle
 from tests.tables import family
 
-from secgroupd.core.model import ICMP, SCTP, TCP, UDP, Clearing, State
+from secgroupd.core.model import ICMP, SCTP, TCP, UDP, Clearing, State, Timeout
 from secgroupd.core.policy import Policy
 from secgroupd.core.tracked import Judge
 from secgroupd.dataplane.conntrack import Conntrack
@@ -221,6 +222,32 @@ def test_a_change_that_clears_nobody_leaves_the_old_verdict() -> None:
         assert outcome.plan and not outcome.cleared, "an outbound rule was modified"
         assert_alive(flows)
         assert_alive(own)
+
+
+def test_what_was_not_cleared_is_new_after_its_silence() -> None:
+    """It goes on while it speaks; after its timeout the rules of now are asked."""
+    let_in = rule("ingress", None, None, "0.0.0.0/0", rule_id="in")
+    no_longer_out = replace(ALLOWING, security_groups=(group("g", let_in),))
+    with running() as (lab, talk, reconciler):
+        reconciler.timeouts = {Timeout.UDP: 6, Timeout.UDP_STREAM: 6}
+        reconciler.apply(ALLOWING, bindings(lab, ALLOWING))
+        client, server = lab.ports["tap1"].namespace, lab.outside_address(CLIENT)
+        own = [talk.open(UDP, (client, SERVER), (server, CLIENT), 6000)]
+        outcome = reconciler.apply(no_longer_out, bindings(lab, no_longer_out))
+        assert outcome.plan and not outcome.cleared
+        assert_alive(own)
+        listing = ["conntrack", "-L", "-p", "udp", "--dport", "6000"]
+        await_that(lambda: not lab.hv.run(listing).stdout)
+        assert exchange(own, "client", expected=0) == set()
+
+
+def test_pings_are_forgotten_after_thirty_seconds() -> None:
+    with running() as (lab, talk, _):
+        talk.open(
+            ICMP, (lab.outside_address(CLIENT), CLIENT), (lab.ports["tap1"].namespace, SERVER)
+        )
+        (entry,) = lab.hv.run(["conntrack", "-L", "-p", "icmp"]).stdout.splitlines()
+        assert 20 <= int(entry.split()[2]) <= 30
 
 
 def test_strict_clearing_cuts_what_the_port_opened_too() -> None:

@@ -460,6 +460,16 @@ def test_consecutive_ports_and_networks_are_not_composite() -> None:
     )
 
 
+def test_a_rule_with_a_group_and_several_ports_counts_once() -> None:
+    rules = tuple(
+        replace(each, peer=GroupPeer("g"))
+        for each in composite(120, Direction.INGRESS, Family.IPV4)
+    )
+    assert "over-limit" not in dict(
+        codes(State(security_groups=(SecurityGroup(id="g", rules=rules),)))
+    )
+
+
 def test_20_entries_an_address_group() -> None:
     first = ip_address("10.0.0.0")
     entries = tuple(AddressRange(first + i, first + i) for i in range(21))

@@ -1,12 +1,12 @@
 """References resolved: presets, default groups, order, and whom a group peer means."""
 
 from dataclasses import replace
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 
 import pytest
 from tests.builders import group, peer, port, rule, state
 
-from secgroupd.core.model import Direction, Family, PortRange, Preset, SecurityGroup
+from secgroupd.core.model import AddressPair, Direction, Family, PortRange, Preset, SecurityGroup
 from secgroupd.core.policy import Policy, default_group_id
 
 IN, V4, V6 = Direction.INGRESS, Family.IPV4, Family.IPV6
@@ -37,6 +37,12 @@ def test_the_default_group_means_its_own_members_only() -> None:
     ports = [port("p", ips=["10.0.0.1"]), port("q", ["g"], ["10.0.0.2"])]
     members = Policy(state([group("g")], ports)).members(default_group_id("vpc"), "vpc", V4)
     assert members == {number("10.0.0.1")}
+
+
+def test_addresses_that_a_member_may_also_send_from_are_no_members() -> None:
+    pair = AddressPair(network=ip_network("10.0.0.128/25"))
+    one = replace(port("p", ["g"], ["10.0.0.1"]), allowed_address_pairs=(pair,))
+    assert Policy(state([group("g")], [one])).members("g", "vpc", V4) == {number("10.0.0.1")}
 
 
 def test_rules_are_in_order_of_groups_then_priority_then_deny() -> None:

@@ -154,6 +154,14 @@ def test_dangling_peers_match_nothing_even_in_a_deny() -> None:
     assert asked(group("g", *rules), packet=tcp(80)).rule_id == "ok"
 
 
+def test_the_own_group_as_the_peer_admits_its_members_and_nobody_else() -> None:
+    one, two = port("p", ["g"], ["10.0.0.1"]), port("q", ["g", "h"], ["10.0.0.2"])
+    other = port("r", ["h"], ["10.0.0.3"])
+    policy = Policy(state([group("g", rule(remote="sg:g")), group("h")], [one, two, other]))
+    passed = [n for n in range(1, 5) if decide(policy, one, IN, tcp(1, f"10.0.0.{n}")).allowed]
+    assert passed == [1, 2]
+
+
 def test_an_address_groups_range_is_not_widened_to_a_network() -> None:
     one = port("p", ["g"], ["10.0.0.1"])
     book = address_group("book", "203.0.113.9-203.0.113.10", "203.0.113.9")
