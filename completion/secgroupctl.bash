@@ -1,7 +1,8 @@
-# bash completion for secgroupctl(1). Verbs and options are what the program's own help names.
+# bash completion for secgroupctl(1). Verbs, options and words to choose from are what the program's
+# own help names.
 
 _secgroupctl() {
-    local cur prev words cword verb="" at
+    local cur prev words cword verb="" at choices
     _init_completion || return
 
     for ((at = 1; at < cword; at++)); do
@@ -21,20 +22,10 @@ _secgroupctl() {
             COMPREPLY=($(compgen -W "tcp udp icmp icmpv6 sctp gre" -- "$cur"))
             return
             ;;
-        --ethertype)
-            COMPREPLY=($(compgen -W "IPv4 IPv6" -- "$cur"))
-            return
-            ;;
-        --direction)
-            COMPREPLY=($(compgen -W "ingress egress" -- "$cur"))
-            return
-            ;;
-        --sort)
-            COMPREPLY=($(compgen -W "order hits" -- "$cur"))
-            return
-            ;;
-        import)
-            COMPREPLY=($(compgen -W "huawei openstack aws" -- "$cur"))
+        --ethertype | --direction | --sort | import)
+            choices=$("$1" "$verb" --help 2>/dev/null | grep -oE -m 1 "^ +${prev#import} *\S+\|\S+")
+            choices=${choices##* }
+            COMPREPLY=($(compgen -W "${choices//|/ }" -- "$cur"))
             return
             ;;
         --from | --to | --dport | --icmp-* | --confirm | --group)

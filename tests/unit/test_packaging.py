@@ -10,6 +10,7 @@ import pytest
 
 from secgroupd import __version__
 from secgroupd.cli import VERBS
+from secgroupd.commands.importing import CLOUDS
 from secgroupd.config import SETTINGS, Settings, parse
 from secgroupd.core.reading import Shape
 from secgroupd.dataplane.nft import COMMIT_SECONDS
@@ -139,7 +140,15 @@ def test_completion_offers_what_the_program_takes(installed: Path) -> None:
     assert completed(installed, "check", "--") == ["--config", "--help", "--json", "--strict"]
     assert "--ethertype" in completed(installed, "explain", "--")
     assert completed(installed, "explain", "--ethertype", "") == ["IPv4", "IPv6"]
-    assert completed(installed, "import", "") == ["aws", "huawei", "openstack"]
+    assert completed(installed, "rules", "--direction", "") == ["egress", "ingress"]
+    assert completed(installed, "rules", "--sort", "") == ["hits", "order"]
+    assert completed(installed, "import", "") == sorted(CLOUDS)
+
+
+def test_what_is_for_developers_is_not_installed(installed: Path) -> None:
+    library = installed / "usr/share/secgroupd/secgroupd"
+    assert (library / "cli.py").exists()
+    assert not [name for name in ("demo", "reference") if (library / name).exists()]
 
 
 def test_what_is_installed_runs_from_there_whatever_the_environment_says(

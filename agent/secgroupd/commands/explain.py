@@ -92,8 +92,8 @@ EXPLAIN = Verb(
         Argument(("--icmp-code",), "needs a type", "N", {"type": byte_argument}),
         Argument(
             ("--ethertype",),
-            "`IPv4` or `IPv6`, where both ends have both; IPv4 if left out",
-            "VERSION",
+            "which, where both ends have both; IPv4 if left out",
+            "IPv4|IPv6",
             {"type": family_argument},
         ),
         Argument(

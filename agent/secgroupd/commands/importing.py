@@ -69,9 +69,8 @@ IMPORT = Verb(
         ),
         Argument(
             ("cloud",),
-            f"whose answers they are: {', '.join(f'`{cloud}`' for cloud in CLOUDS)}",
-            "CLOUD",
-            {"choices": [*CLOUDS]},
+            "whose answers they are",
+            settings={"choices": tuple(CLOUDS)},
         ),
         Argument(
             ("files",),
