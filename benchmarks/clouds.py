@@ -20,7 +20,14 @@ from secgroupd.core.model import (
 
 
 def cloud(
-    *, ports: int, groups: int, rules: int, profiles: int, groups_a_port: int = 3, seed: int = 1
+    *,
+    ports: int,
+    groups: int,
+    rules: int,
+    profiles: int,
+    groups_a_port: int = 3,
+    seed: int = 1,
+    macs: bool = False,
 ) -> State:
     """Make a state.
 
@@ -31,6 +38,7 @@ def cloud(
         profiles: how many different ordered lists of groups the ports have.
         groups_a_port: length of each list.
         seed: of the random choices.
+        macs: whether ports have MAC addresses; without one, each has a source check of its own.
     """
     random = Random(seed)
     names = [f"sg-{at:04}" for at in range(groups)]
@@ -64,6 +72,7 @@ def cloud(
                     id=f"p{at:05}",
                     vpc_id="vpc",
                     interface=f"tap{at}",
+                    mac_address=mac_address(at) if macs else None,
                     private_ips=(IPv4Address(0x0A000000 + at + 1),),
                     security_groups=lists[at % profiles],
                 ),
@@ -77,3 +86,8 @@ def cloud(
         security_groups=tuple(SecurityGroup(id=n, rules=tuple(r)) for n, r in made.items()),
         instances=instances,
     )
+
+
+def mac_address(number: int) -> str:
+    """Return the MAC address of a port."""
+    return (0x02 << 40 | number).to_bytes(6, "big").hex(":")
