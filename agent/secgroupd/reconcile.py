@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Protocol
 
 from secgroupd.core import clearing, origins
@@ -19,10 +20,11 @@ from secgroupd.core.draft import Binding
 from secgroupd.core.drift import Change
 from secgroupd.core.holding import ports_behind
 from secgroupd.core.host import FAMILIES, Abilities, Bridging, Generations, Host
+from secgroupd.core.kept import Kept
 from secgroupd.core.model import Clearing, State, Timeout
 from secgroupd.core.names import ADOPTING
 from secgroupd.core.nflog import SILENT, Logging
-from secgroupd.core.plan import Line, Observed, Plan, combined, diff, removal
+from secgroupd.core.plan import Known, Line, Observed, Plan, combined, diff, removal
 from secgroupd.core.policy import Policy
 from secgroupd.core.ruleset import TABLE, Ruleset, quotable, quoted
 from secgroupd.core.zones import zones
@@ -150,6 +152,11 @@ class Reconciler:
     _record: Record | None = None
     _known: Mapping[str, Observed] | None = None
     _known_at: int = -1
+    _equal: Mapping[str, Known] = field(default_factory=dict)
+    """By family, the ruleset that the known table was found to be equal to."""
+    _kept: Kept = field(default_factory=Kept)
+    _policies: tuple[Policy, ...] = ()
+    """Those of the last states, whose derived views need not be computed again."""
     _distrusted: bool = False
     _suspects: tuple[Change, ...] = ()
     _held: Mapping[str, str] = field(default_factory=dict)
@@ -171,10 +178,12 @@ class Reconciler:
             state: the document to enforce.
             bindings: the ports that live on this host, by id.
         """
-        policy = Policy(state)
+        policy = self._policy(state)
         cleared = self._cleared(policy)
         generations = self._generations(bindings, cleared)
-        tables = compile_host(policy, self.host(bindings), generations)
+        kept = self._kept.next()
+        tables = compile_host(policy, self.host(bindings), generations, kept)
+        self._kept = kept
         plan = self._difference(tables)
         if plan:
             plan = replace(plan, lines=(*plan.lines, *self._adoption(policy, bindings)))
@@ -195,7 +204,18 @@ class Reconciler:
     def _difference(self, tables: Mapping[str, Ruleset]) -> Plan:
         if self.protect and self._owning is None:
             self._owning = self.kernel.owning()
-        return difference(tables, self._observed(), owned=self.protect and bool(self._owning))
+        owned = self.protect and bool(self._owning)
+        observed = self._observed()
+        plan = difference(tables, observed, owned=owned, known=self._equal)
+        if not plan:
+            self._equal = {family: Known(table) for family, table in tables.items()}
+        return plan
+
+    def _policy(self, state: State) -> Policy:
+        found = next((one for one in self._policies if one.state is state), None)
+        policy = found or Policy(state)
+        self._policies = (policy, *(one for one in self._policies if one is not policy))[:2]
+        return policy
 
     def host(self, bindings: Mapping[str, Binding]) -> Host:
         """Return what the compiler must know of the host with these ports."""
@@ -324,6 +344,7 @@ class Reconciler:
 
     def _observed(self) -> Mapping[str, Observed]:
         if self._known is None:
+            self._equal = {}
             self._known_at = self.kernel.generation()
             seen = {family: self.kernel.observe(family) for family in FAMILIES}
             self._known = {family: table for family, table in seen.items() if table is not None}
@@ -338,7 +359,7 @@ class Reconciler:
             if before is None or before == after.state:
                 continue
             rows = clearing.strict if self.mode is Clearing.STRICT else clearing.documented
-            for port_id, scenarios in rows(Policy(before), after).items():
+            for port_id, scenarios in rows(self._policy(before), after).items():
                 found[port_id] = found.get(port_id, frozenset()) | scenarios
         return found
 
@@ -370,7 +391,7 @@ class Reconciler:
         if not self.grace or not self.abilities.tracking:
             return ()
         accepted = self.record.accepted
-        before = Policy(accepted) if accepted is not None else None
+        before = self._policy(accepted) if accepted is not None else None
         old, new = zones(before, self._local(before)) if before else {}, zones(policy, bindings)
         moved = {vpc_id for vpc_id, number in new.items() if old.get(vpc_id, number) != number}
         known = self.record.generations.minimum
@@ -431,13 +452,24 @@ class Reconciler:
         }
         if self.kernel.generation() == expected_at:
             self._known, self._known_at = known, expected_at
+            self._equal = {
+                family: Known(one.ruleset, one.touched | plan.touched_in(family))
+                for family, one in self._equal.items()
+            }
 
 
 def difference(
-    tables: Mapping[str, Ruleset], observed: Mapping[str, Observed], *, owned: bool = False
+    tables: Mapping[str, Ruleset],
+    observed: Mapping[str, Observed],
+    *,
+    owned: bool = False,
+    known: Mapping[str, Known] = MappingProxyType({}),
 ) -> Plan:
     """Return the one plan that makes the tables of every family what they are to be."""
     wanted = [family for family in FAMILIES if family in tables]
-    plans = [diff(tables[family], observed.get(family), owned=owned) for family in wanted]
+    plans = [
+        diff(tables[family], observed.get(family), owned=owned, known=known.get(family))
+        for family in wanted
+    ]
     plans += [removal(family) for family in FAMILIES if family in observed.keys() - tables.keys()]
     return combined(plans)

@@ -4,11 +4,13 @@ A map finds the class of protocol and destination port, or of ICMP type and code
 ordered list of groups; the class's chain looks the peer up and ends in a verdict.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from secgroupd.core import names
 from secgroupd.core.draft import Draft
+from secgroupd.core.kept import Kept
+from secgroupd.core.meaning import Meanings
 from secgroupd.core.model import Direction, Family
 from secgroupd.core.peers import Basis, Entry, Judge, PeerSets, simplified
 from secgroupd.core.policy import OrderedRule, Policy, Profile
@@ -72,18 +74,23 @@ class _Scope:
 
 @dataclass(frozen=True, slots=True)
 class Classes:
-    """Compiles rules into a table; equal classes of all its profiles are one chain."""
+    """Compiles a profile's rules into a table, where equal classes are one chain.
+
+    ``own`` keeps what is made for this profile alone, ``kept`` what it shares with others.
+    """
 
     draft: Draft
-    peers: PeerSets
     policy: Policy
+    meanings: Meanings
+    kept: Kept
+    own: Kept
 
     def judging(self, profile: Profile, direction: Direction, stem: str, origin: str) -> Judging:
         """Compile one direction's rules; return the lines that lead into them."""
         found = Judging()
         for family in Family:
             rules = self.policy.rules(profile.groups, direction, family)
-            services = partition([ordered.rule for ordered in rules], direction, family)
+            services = self._services(rules, direction, family)
             judge = Judge(direction, family, profile.vpc_id)
             scope = _Scope(
                 f"{names.towards(direction)}{family.version}_{stem}", judge, rules, origin
@@ -94,6 +101,14 @@ class Classes:
             found.reply.append(f"{word} sport . meta l4proto vmap @{name}")
             found.untracked.extend(self._untracked(scope, services))
         return found
+
+    def _services(
+        self, rules: Sequence[OrderedRule], direction: Direction, family: Family
+    ) -> Services:
+        def make(_: Kept) -> Services:
+            return partition([ordered.rule for ordered in rules], direction, family)
+
+        return self.own.part(("services", direction, family), rules, make)
 
     def _service_map(self, scope: _Scope, services: Services) -> str:
         """Make the map from protocol and port to the chain of the class; return its name."""
@@ -167,8 +182,22 @@ class Classes:
         name = f"c_{scope.class_digest(service)}"
         if name in self.draft.chains:
             return f"goto {name}"
-        judge = scope.judge
-        lines = self.peers.lines(judge, scope.entries(service), scope.origin)
+        entries = scope.entries(service)
+        named = [(entry.peer, scope.judge.family) for entry in entries]
+        inputs = entries, self.meanings.of_peers(scope.judge.vpc_id, named)
+        made = self.own.part(name, inputs, lambda _: self._made(name, scope, service, entries))
+        self.draft.counters.update(made.counters)
+        self.draft.sets.update(made.sets)
+        if made.chain is None:
+            return scope.judge.deny
+        self.draft.chains[name] = made.chain
+        return f"goto {name}"
+
+    def _made(
+        self, name: str, scope: _Scope, service: ServiceClass, entries: Sequence[Entry]
+    ) -> "_Made":
+        judge, peers = scope.judge, PeerSets(self.policy, self.kept)
+        lines = peers.lines(judge, entries, scope.origin)
         if service.link_service is not None:
             allow = service.link_service is LinkService.DHCP_ALLOW
             verdict = judge.allow if allow else judge.deny
@@ -176,7 +205,15 @@ class Classes:
             ends = ("original udp sport", "reply udp dport")
             texts = (f"ct direction {end} {service.source_port} {verdict}" for end in ends)
             lines = (*(NftRule(text, scope.origin) for text in texts), *lines)
-        if [line.text for line in lines] == [judge.deny]:
-            return judge.deny
-        self.draft.chains[name] = Chain(name, lines)
-        return f"goto {name}"
+        denies = [line.text for line in lines] == [judge.deny]
+        chain = None if denies else Chain(name, lines)
+        return _Made(chain, peers.sets, frozenset(peers.counters))
+
+
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """A class as it was compiled; without a chain it denies everything."""
+
+    chain: Chain | None
+    sets: Mapping[str, Set]
+    counters: frozenset[str]

@@ -20,8 +20,9 @@ about to leave into one. In both:
 Ports may be closed, never forgotten: each miss of a map ends in a drop.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
 
 from secgroupd.core import balancing, names, origins, sourcechains
 from secgroupd.core.classes import IP_WORDS, Classes, Judging
@@ -35,13 +36,16 @@ from secgroupd.core.draft import (
     quoted_pattern,
 )
 from secgroupd.core.host import Bridging, Generations, Host
+from secgroupd.core.kept import Kept
+from secgroupd.core.meaning import Meanings
 from secgroupd.core.model import Clearing, Direction, Family, Timeout
-from secgroupd.core.peers import PeerSets
 from secgroupd.core.policy import Policy, Profile
 from secgroupd.core.ruleset import Hook, Key, Ruleset, Set, digest, index_key, quotable
 from secgroupd.core.verdict import ICMP_ROUTER_TYPES, MLD_TYPES, ND_TYPES, ROUTER_TYPES
 from secgroupd.core.walls import add_walls
 from secgroupd.core.zones import zones
+
+T = TypeVar("T")
 
 FROM_PORT_HOOK = Hook("prerouting", -150)
 """After conntrack (-200), before destination NAT (-100): packets as the instance sent them."""
@@ -63,36 +67,68 @@ POLICIES = {
 """Timeouts by protocol, with nftables' names for them."""
 
 
-def compile_host(policy: Policy, host: Host, generations: Generations) -> Mapping[str, Ruleset]:
+def compile_host(
+    policy: Policy, host: Host, generations: Generations, kept: Kept | None = None
+) -> Mapping[str, Ruleset]:
     """Compile the tables for a host, by family.
 
     Args:
         policy: the resolved document.
         host: the ports that live here, and which interfaces are closed by default.
         generations: which stamps are fresh.
+        kept: what the compile before has made; what it made of the same is in this one, too.
 
     Returns:
         Rulesets that are equal, to the byte, for equal arguments. ``inet`` is always there; so is
         ``bridge`` where the kernel takes it, if only to keep closed what may be plugged into a
         bridge any moment. ``arp`` is there for routed ports with a source check.
     """
-    tables = {"inet": compile_ruleset(policy, host, generations)}
+    kept = Kept() if kept is None else kept
+    tables = {"inet": compile_ruleset(policy, host, generations, kept=kept)}
     if host.abilities.bridging is not Bridging.NONE:
-        tables["bridge"] = compile_ruleset(policy, host, generations, "bridge")
+        tables["bridge"] = compile_ruleset(policy, host, generations, "bridge", kept)
     arp = Draft("arp", logging=host.logging)
     routed = [(p, b) for p, b in _local(policy, host, "inet") if p.port_security_enabled]
     if any(p.source_check for p, _ in routed):
         patterns = covering((b.interface for _, b in routed), host.managed)
-        sourcechains.add_raw_hooks(arp, sourcechains.add_checks(arp, routed), None, patterns)
-        tables["arp"] = arp.ruleset({})
+        checks = _part(arp, kept, "checks", routed, lambda d, _: sourcechains.add_checks(d, routed))
+        sourcechains.add_raw_hooks(arp, checks, None, patterns)
+        tables["arp"] = arp.ruleset()
     return tables
 
 
 def compile_ruleset(
-    policy: Policy, host: Host, generations: Generations, family: str = "inet"
+    policy: Policy,
+    host: Host,
+    generations: Generations,
+    family: str = "inet",
+    kept: Kept | None = None,
 ) -> Ruleset:
     """Compile the table of one family: ``inet`` for routed ports, ``bridge`` for those on bridges."""
-    return _Compiler(policy, host, generations, Draft(family, logging=host.logging)).ruleset()
+    kept, draft = Kept() if kept is None else kept, Draft(family, logging=host.logging)
+    return _Compiler(policy, host, generations, draft, kept).ruleset()
+
+
+def _part(
+    draft: Draft, kept: Kept, name: Hashable, inputs: object, make: Callable[[Draft, Kept], T]
+) -> T:
+    """Put a part into a table: what was made of the same inputs, or what is made now.
+
+    Args:
+        draft: the table.
+        kept: what the compile before has made.
+        name: tells the part from others of the table.
+        inputs: what it depends on, besides the table's family and what it logs.
+        make: makes it in a draft of its own; what it returns is returned.
+    """
+
+    def made(within: Kept) -> tuple[Draft, T]:
+        own = Draft(draft.family, logging=draft.logging)
+        return own, make(own, within)
+
+    part, found = kept.part((draft.family, name), (draft.logging, inputs), made)
+    draft.take(part)
+    return found
 
 
 def _local(policy: Policy, host: Host, family: str) -> list[LocalPort]:
@@ -123,28 +159,30 @@ class _Compiler:
     host: Host
     generations: Generations
     draft: Draft
-    peers: PeerSets = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.peers = PeerSets(self.policy)
+    kept: Kept
 
     def ruleset(self) -> Ruleset:
         local = _local(self.policy, self.host, self.draft.family)
         if self._only_closes(local):
             self._closed()
-            return self.draft.ruleset({})
+            return self.draft.ruleset()
         judged = [(port, binding) for port, binding in local if port.port_security_enabled]
         maps = self._dispatch(local)
         profiles = {self.policy.profile_of(port) for port, _ in judged}
-        for profile in sorted(profiles, key=lambda p: (p.vpc_id, p.groups)):
-            self._profile(profile, maps)
+        meanings = Meanings(self.policy, self.kept)
+        # Of what several have, the first one's is taken.
+        for profile in sorted(profiles, key=lambda p: (p.vpc_id, p.groups), reverse=True):
+            self._profile(profile, maps, meanings)
         self._shared(judged)
         self._raw(judged)
         exempt = balancing.add_exemptions(self.draft, self.policy, judged)
         # Before all else: what a port opened is not judged again when a peering goes.
         walls = add_walls(self.draft, self.policy, local)
         self._base(maps, [*self._guards(judged), *walls], exempt)
-        return self.draft.ruleset(self.peers.sets, self.peers.counters)
+        return self.draft.ruleset()
+
+    def _part(self, name: Hashable, inputs: object, make: Callable[[Draft, Kept], T]) -> T:
+        return _part(self.draft, self.kept, name, inputs, make)
 
     def _only_closes(self, local: Sequence[LocalPort]) -> bool:
         can = self.host.abilities
@@ -221,7 +259,7 @@ class _Compiler:
 
     def _raw(self, judged: Sequence[LocalPort]) -> None:
         """Make what comes before connection tracking: the source check, and zones."""
-        checks = sourcechains.add_checks(self.draft, judged)
+        checks = self._part("checks", judged, lambda d, _: sourcechains.add_checks(d, judged))
         zoned = sourcechains.add_zones(self.draft, self._zones())
         patterns = covering((b.interface for _, b in judged), self.host.managed)
         sourcechains.add_raw_hooks(self.draft, checks, zoned, patterns)
@@ -286,9 +324,9 @@ class _Compiler:
             self.draft.chain(name, [*limits, *logging, line, "accept"])
         # With strict clearing, ICMP errors about a connection end when its packets do.
         forget = [] if self._trusting else ["ct mark set 0"]
+        counting = self._part("denied", judged, lambda d, _: _counting_denied(d, judged))
         for name, side in ((names.DENY_IN, "o"), (names.DENY_OUT, "i")):
             logging = self.draft.logging_denied(name, side)
-            counting = self._counting_denied(judged)
             self.draft.chain(name, [*forget, *logging, *counting, "counter drop"])
         self._add_closed()
         self.draft.put(Set(names.ADOPTING, Key.INTERFACE, {}, size=65536, timeout=True))
@@ -305,7 +343,7 @@ class _Compiler:
             names.LINK_OUT,
             [
                 *arp_out,
-                *sourcechains.add_nd_checks(self.draft, judged),
+                *self._part("nd", judged, lambda d, _: sourcechains.add_nd_checks(d, judged)),
                 f"meta l4proto ipv6-icmp icmpv6 type {{ {types_out} }} accept",
                 f"{all_types} goto {names.DENY_OUT}",
             ],
@@ -315,17 +353,6 @@ class _Compiler:
                 names.generation(number),
                 [f"ct mark and 0x{GENERATION_MASK:08x} >= 0x{number:x} goto {names.OK_IN}"],
             )
-
-    def _counting_denied(self, judged: Sequence[LocalPort]) -> list[str]:
-        """Return lines that drop what is denied, counted for the port that it came from or goes to.
-
-        Where a packet is about to leave into a port, that port has denied it, wherever it came from.
-        """
-        bindings = [binding for _, binding in judged]
-        return [
-            f"{side}ifname @{self.draft.counting_set(purpose, bindings)} drop"
-            for side, purpose in (("o", names.DENIED_TO), ("i", names.DENIED_FROM))
-        ]
 
     def _limits(self) -> list[str]:
         """Return lines that give new connections the timeouts of the settings."""
@@ -385,18 +412,24 @@ class _Compiler:
 
     # -- profiles ---------------------------------------------------------------------------
 
-    def _profile(self, profile: Profile, maps: _Maps) -> None:
+    def _profile(self, profile: Profile, maps: _Maps, meanings: Meanings) -> None:
         stem = names.profile_digest(profile)
         origin = origins.profile(profile.groups)
-        classes = Classes(self.draft, self.peers, self.policy)
-        judging = {
-            direction: classes.judging(profile, direction, stem, origin) for direction in Direction
-        }
-        for direction in Direction:
-            self._hook_chains(_HookScope(stem, direction, origin), judging, maps)
+
+        def make(draft: Draft, within: Kept) -> None:
+            classes = Classes(draft, self.policy, meanings, self.kept, within)
+            judging = {
+                direction: classes.judging(profile, direction, stem, origin)
+                for direction in Direction
+            }
+            for direction in Direction:
+                self._hook_chains(draft, _HookScope(stem, direction, origin), judging, maps)
+
+        self._part(profile, (meanings.of_profile(profile), maps.live, self._trusting), make)
 
     def _hook_chains(
         self,
+        draft: Draft,
         scope: "_HookScope",
         judging: Mapping[Direction, Judging],
         maps: _Maps,
@@ -411,15 +444,15 @@ class _Compiler:
         others = judging[Direction.EGRESS if inbound else Direction.INGRESS]
         deny = f"goto {names.DENY_IN if inbound else names.DENY_OUT}"
         known = maps.live.lines("i") if self._trusting and not inbound else []
-        replied = self.draft.chain(f"{side}_reply_{stem}", [*known, *others.reply, deny], origin)
+        replied = draft.chain(f"{side}_reply_{stem}", [*known, *others.reply, deny], origin)
         link = names.LINK_IN if inbound else names.LINK_OUT
-        odd = self.draft.chain(f"{side}_odd_{stem}", [f"jump {link}", *own.untracked, deny], origin)
+        odd = draft.chain(f"{side}_odd_{stem}", [f"jump {link}", *own.untracked, deny], origin)
         established = [f"ct state established {line}" for line in maps.live.lines("o")]
         # Related to a connection or not: a port is no router.
         routers = [] if inbound else sorted(ICMP_ROUTER_TYPES)
         no_router = [f"icmp type {kind} {deny}" for kind in routers]
-        pieces = self._later_fragments() if inbound and self._bridged else []
-        seen = self.draft.chain(
+        pieces = self._later_fragments(draft) if inbound and self._bridged else []
+        seen = draft.chain(
             f"{side}_seen_{stem}",
             [
                 *no_router,
@@ -435,22 +468,32 @@ class _Compiler:
         )
         syn_only = f"tcp flags & (fin | syn | rst | ack) != syn jump {names.MIDSTREAM}"
         first = [] if inbound else [syn_only]
-        self.draft.chain(
+        draft.chain(
             f"{side}_{stem}",
             [f"ct state != new goto {seen}", *pieces, *first, *own.first, deny],
             origin,
         )
 
-    def _later_fragments(self) -> list[str]:
+    def _later_fragments(self, draft: Draft) -> list[str]:
         """Return lines that keep fragments which tell no ports from being judged by them.
 
         What the host routes into a bridge may be in fragments when it leaves. The first one is
         judged like any packet, and its connection stamped; with it, the others pass.
         """
-        chain = self.draft.chain(
-            names.FRAGMENT, [f"jump {names.KNOWN_TO}", f"goto {names.DENY_IN}"]
-        )
+        chain = draft.chain(names.FRAGMENT, [f"jump {names.KNOWN_TO}", f"goto {names.DENY_IN}"])
         return [f"ip frag-off & 0x1fff != 0 goto {chain}", f"frag frag-off != 0 goto {chain}"]
+
+
+def _counting_denied(draft: Draft, judged: Sequence[LocalPort]) -> list[str]:
+    """Return lines that drop what is denied, counted for the port that it came from or goes to.
+
+    Where a packet is about to leave into a port, that port has denied it, wherever it came from.
+    """
+    bindings = [binding for _, binding in judged]
+    return [
+        f"{side}ifname @{draft.counting_set(purpose, bindings)} drop"
+        for side, purpose in (("o", names.DENIED_TO), ("i", names.DENIED_FROM))
+    ]
 
 
 _SIDES = (

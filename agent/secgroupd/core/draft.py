@@ -87,6 +87,7 @@ class Draft:
     chains: dict[str, Chain] = field(default_factory=dict)
     sets: dict[str, Set] = field(default_factory=dict)
     timeouts: dict[str, str] = field(default_factory=dict)
+    counters: set[str] = field(default_factory=set)
     logging: Logging = SILENT
 
     def chain(
@@ -100,6 +101,12 @@ class Draft:
         """Make a set; return its name."""
         self.sets[new.name] = new
         return new.name
+
+    def take(self, part: "Draft") -> None:
+        """Take in a part that was compiled by itself."""
+        self.chains.update(part.chains)
+        self.sets.update(part.sets)
+        self.counters.update(part.counters)
 
     def interface_map(self, purpose: str, verdicts: Mapping[Binding, str]) -> InterfaceMap:
         """Make the map from interfaces to verdicts that serves a purpose."""
@@ -170,10 +177,10 @@ class Draft:
         name = f"{purpose}_{size}"
         return self.put(Set(name, key, elements, data, size=size, origin="ports", counted=counted))
 
-    def ruleset(self, more: Mapping[str, Set], counters: Iterable[str] = ()) -> Ruleset:
-        """Return the finished table, with sets and counters that were collected elsewhere."""
-        sets = {**self.sets, **more}
-        return Ruleset(self.family, self.chains, sets, self.timeouts, frozenset(counters))
+    def ruleset(self) -> Ruleset:
+        """Return the finished table."""
+        counters = frozenset(self.counters)
+        return Ruleset(self.family, self.chains, self.sets, self.timeouts, counters)
 
 
 def quoted_pattern(name: str) -> str:

@@ -18,6 +18,7 @@ from itertools import groupby
 
 from secgroupd.core import origins
 from secgroupd.core.intervals import Interval, merged, without
+from secgroupd.core.kept import Kept
 from secgroupd.core.model import (
     Action,
     AddressGroupPeer,
@@ -134,6 +135,7 @@ class PeerSets:
     """Collects the sets and counters that lines refer to, each under a name that is its meaning."""
 
     policy: Policy
+    kept: Kept = field(default_factory=Kept)
     sets: dict[str, Set] = field(default_factory=dict)
     counters: set[str] = field(default_factory=set)
 
@@ -276,23 +278,36 @@ class PeerSets:
         return [f"counter name {address} map @{name} {judge.verdict(action)}"]
 
     def _scope(self, judge: Judge) -> str:
-        return ",".join(sorted(self.policy.visible_vpcs(judge.vpc_id)))
+        return _scope(self.policy, judge.vpc_id)
 
     def _group_set(self, judge: Judge, group_id: str) -> str:
-        """Make the set of a group's members; whatever names the group shares it."""
-        members = self.policy.members(group_id, judge.vpc_id, judge.family)
-        size = capacity(len(members))
-        stem = f"{slug(group_id)}_{digest(self._scope(judge), group_id)}"
-        name = f"g{judge.family.version}_{stem}_{size}"
-        if name not in self.sets:
-            elements = dict.fromkeys((self._packed(judge, member) for member in members), "")
-            key, origin = _ADDRESS_KEYS[judge.family], origins.group(group_id)
-            self.sets[name] = Set(name, key, elements, size=size, origin=origin)
-        return name
+        """Make the set of a group's members; return its name."""
+        one = group_set(self.policy, self.kept, judge.vpc_id, judge.family, group_id)
+        self.sets[one.name] = one
+        return one.name
 
     @staticmethod
     def _packed(judge: Judge, address: int) -> bytes:
         return address.to_bytes(judge.family.bits // 8, "big")
+
+
+def group_set(policy: Policy, kept: Kept, vpc_id: str, family: Family, group_id: str) -> Set:
+    """Return the set of a group's members as seen from a VPC; whatever names the group shares it."""
+    members, scope = policy.members(group_id, vpc_id, family), _scope(policy, vpc_id)
+
+    def make(_: Kept) -> Set:
+        size = capacity(len(members))
+        name = f"g{family.version}_{slug(group_id)}_{digest(scope, group_id)}_{size}"
+        length = family.bits // 8
+        elements = {member.to_bytes(length, "big"): "" for member in members}
+        key, origin = _ADDRESS_KEYS[family], origins.group(group_id)
+        return Set(name, key, elements, size=size, origin=origin)
+
+    return kept.part(("members", vpc_id, family, group_id), (members, scope), make)
+
+
+def _scope(policy: Policy, vpc_id: str) -> str:
+    return ",".join(sorted(policy.visible_vpcs(vpc_id)))
 
 
 _ADDRESS_KEYS = {Family.IPV4: Key.IPV4, Family.IPV6: Key.IPV6}

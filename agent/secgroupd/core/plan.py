@@ -17,7 +17,6 @@ it. Chains are compared by their rules' digests, which the kernel keeps as comme
 fresh process recognises what is there without any memory of its own.
 """
 
-import itertools
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
@@ -68,11 +67,6 @@ class Observed:
     orphaned: bool = False
     """Whether the process that owned the table is gone, so that anybody may take it over."""
 
-    @property
-    def names(self) -> Iterator[str]:
-        """The names of everything in it."""
-        return itertools.chain(self.chains, self.sets, self.timeouts, self.counters)
-
 
 @dataclass(frozen=True, slots=True)
 class Line:
@@ -105,6 +99,10 @@ class Plan:
         """Family and name of each chain and set that the commands are about."""
         words = (line.text.split(maxsplit=5) for part in self.transactions for line in part)
         return frozenset((parts[2], parts[4]) for parts in words if parts[1] != "table")
+
+    def touched_in(self, family: str) -> frozenset[str]:
+        """Return the names of the chains and sets of a family that the commands are about."""
+        return frozenset(name for where, name in self.touched if where == family)
 
     def text(self) -> str:
         """Return what is sent to the kernel, one command a line."""
@@ -142,7 +140,24 @@ def _expected_set(one: Set) -> ObservedSet:
     )
 
 
-def diff(desired: Ruleset, observed: Observed | None, *, owned: bool = False) -> Plan:
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What need not be compared: a ruleset that was found to be there, but for what has been touched.
+
+    A chain or set of a desired ruleset that is the same object as the known one's is there.
+    """
+
+    ruleset: Ruleset
+    touched: AbstractSet[str] = frozenset()
+
+
+def diff(
+    desired: Ruleset,
+    observed: Observed | None,
+    *,
+    owned: bool = False,
+    known: Known | None = None,
+) -> Plan:
     """Return the transaction that turns the observed table into the desired one.
 
     Args:
@@ -150,6 +165,7 @@ def diff(desired: Ruleset, observed: Observed | None, *, owned: bool = False) ->
         observed: what is there; None when there is no table.
         owned: the process that commits it is to own the table, so that nobody else can change it.
             Only a table that was made so can be: of others, everybody goes on being an owner.
+        known: what of the observed table need not be compared again.
 
     Returns:
         A plan whose commit makes ``expected(desired)`` true; an empty one when it is already. A set
@@ -159,33 +175,56 @@ def diff(desired: Ruleset, observed: Observed | None, *, owned: bool = False) ->
     """
     table = Line(f"add table {desired.family} {TABLE}{OWNED if owned else ''}")
     if observed is None:
-        fresh = _Difference(desired, Observed({}, {})).plan()
+        nothing = Observed({}, {})
+        fresh = _Difference(desired, nothing, *_compared(desired, nothing, None)).plan()
         return Plan(fresh.lines, (table, *fresh.preparation))
     if observed.dormant:
         # Declared without the flag, it wakes up, and before anything else is done.
         awake = diff(desired, replace(observed, dormant=False, orphaned=False))
         return Plan(awake.lines, (table, *awake.preparation))
-    if not all(map(SAYABLE, observed.names)):
+    if not all(map(SAYABLE, _undesired(desired, observed))):
         # What nft cannot name, it can only remove with all the rest.
         fresh = diff(desired, None, owned=owned)
         return Plan((*removal(desired.family).lines, *fresh.preparation, *fresh.lines))
     if owned and observed.orphaned:
         adopted = diff(desired, replace(observed, orphaned=False))
         return Plan((table, *adopted.lines), adopted.preparation)
-    found = _Difference(desired, observed)
-    sets = {name for name, there in observed.sets.items() if _reshaped(desired, name, there)}
+    found = _Difference(desired, observed, *_compared(desired, observed, known))
+    sets = {name for name in found.sets if _reshaped(desired.sets[name], observed.sets[name])}
     chains = {
-        name
-        for name, there in observed.chains.items()
-        if name in desired.chains and desired.chains[name].hook != there.hook
+        name for name in found.chains if desired.chains[name].hook != observed.chains[name].hook
     }
     return found.repair(sets, chains) if sets or chains else found.plan()
 
 
-def _reshaped(desired: Ruleset, name: str, there: ObservedSet) -> bool:
-    wanted = desired.sets.get(name)
-    if wanted is None:
-        return False
+def _undesired(desired: Ruleset, observed: Observed) -> Iterator[str]:
+    """Yield the names of what is there and not desired."""
+    yield from observed.chains.keys() - desired.chains.keys()
+    yield from observed.sets.keys() - desired.sets.keys()
+    yield from observed.timeouts - desired.timeouts.keys()
+    yield from observed.counters - desired.counters
+
+
+def _compared(
+    desired: Ruleset, observed: Observed, known: Known | None
+) -> tuple[list[str], list[str]]:
+    """Return the names of the chains, and those of the sets, that are there, or may be, otherwise."""
+    there = known.ruleset if known else Ruleset(desired.family, {}, {})
+    touched = known.touched if known else frozenset[str]()
+    chains = [
+        name
+        for name, one in desired.chains.items()
+        if name in observed.chains and (there.chains.get(name) is not one or name in touched)
+    ]
+    sets = [
+        name
+        for name, one in desired.sets.items()
+        if name in observed.sets and (there.sets.get(name) is not one or name in touched)
+    ]
+    return sorted(chains), sorted(sets)
+
+
+def _reshaped(wanted: Set, there: ObservedSet) -> bool:
     shape = _expected_set(wanted)
     return (shape.key_length, shape.data, shape.interval, shape.timeout, shape.size) != (
         there.key_length,
@@ -220,8 +259,12 @@ def _chunks(texts: Iterable[str]) -> Iterable[str]:
 
 @dataclass(frozen=True, slots=True)
 class _Difference:
+    """What is to be done; ``chains`` and ``sets`` are there, and are to be compared."""
+
     desired: Ruleset
     observed: Observed
+    chains: Sequence[str]
+    sets: Sequence[str]
 
     @property
     def table(self) -> str:
@@ -273,7 +316,8 @@ class _Difference:
             kind = "set" if there.sets[name].data is Data.NOTHING else "map"
             lines.append(Line(f"delete {kind} {self.table} {name}"))
         lines += [Line(f"delete chain {self.table} {name}") for name in sorted(chains)]
-        for part in _Difference(self.desired, left).plan().transactions:
+        rest = _Difference(self.desired, left, *_compared(self.desired, left, None))
+        for part in rest.plan().transactions:
             lines += part
         return Plan(tuple(lines), tuple(preparation))
 
@@ -303,7 +347,8 @@ class _Difference:
     def _change(self) -> Iterator[Line]:
         """Change what exists, and make the chains that hooks call."""
         changed: list[Chain] = []
-        for name in sorted(self.desired.chains):
+        hooked = (chain.name for chain in self.desired.chains.values() if chain.hook)
+        for name in sorted({*hooked, *self.chains}):
             chain = self.desired.chains[name]
             there = self.observed.chains.get(name)
             if there is None and chain.hook:
@@ -316,7 +361,11 @@ class _Difference:
             yield Line(f"flush chain {self.table} {name}")
         for chain in changed:
             yield from self._fill(chain)
-        kept = sorted(self.desired.sets.keys() & self.observed.sets.keys())
+        kept = [
+            name
+            for name in self.sets
+            if self.desired.sets[name].elements != self.observed.sets[name].elements
+        ]
         for name in kept:
             one, old = self.desired.sets[name], self.observed.sets[name].elements
             gone = sorted(raw for raw, verdict in old.items() if one.elements.get(raw) != verdict)

@@ -12,6 +12,7 @@ import socket
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import cached_property
 
 TABLE = "secgroupd"
 """Name of the one table in each family."""
@@ -205,7 +206,7 @@ class Hook:
         return f"type filter hook {self.name} priority {self.priority}; policy accept;"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Chain:
     """A chain and its rules in order."""
 
@@ -213,7 +214,7 @@ class Chain:
     rules: tuple[NftRule, ...]
     hook: Hook | None = None
 
-    @property
+    @cached_property
     def digests(self) -> tuple[str, ...]:
         """The rules' digests in order, which is how a chain is compared with the kernel's."""
         return tuple(rule.digest for rule in self.rules)
