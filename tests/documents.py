@@ -52,13 +52,13 @@ load_balancers:
 """
 
 
-def accepted(*texts: str, **limits: Limits) -> Parsed:
-    return parse([Source(f"f{i}.yaml", text) for i, text in enumerate(texts)], **limits)
+def accepted(*texts: str, limits: Limits = Limits.WARN) -> Parsed:
+    return parse([Source(f"f{i}.yaml", text) for i, text in enumerate(texts)], limits=limits)
 
 
-def problems(*texts: str | bytes, **limits: Limits) -> tuple[Problem, ...]:
+def problems(*texts: str | bytes, limits: Limits = Limits.WARN) -> tuple[Problem, ...]:
     with pytest.raises(DocumentError) as refusal:
-        parse([Source(f"f{i}.yaml", text) for i, text in enumerate(texts)], **limits)
+        parse([Source(f"f{i}.yaml", text) for i, text in enumerate(texts)], limits=limits)
     return refusal.value.problems
 
 

@@ -18,6 +18,7 @@ from secgroupd.core.host import Bridging
 from secgroupd.core.model import State
 from secgroupd.core.nflog import LIVE_GROUP
 from secgroupd.core.policy import Policy
+from secgroupd.core.uncollected import uncollected
 from secgroupd.drops import Drops
 from secgroupd.errors import DataplaneError, DocumentError, Problem
 from secgroupd.memory import PatientMemory
@@ -80,6 +81,9 @@ class Guard:
     error: str | None = None
     status: Mapping[str, object] = field(default_factory=dict)
     _digest: bytes = b""
+    _parsed_before: Parsed | None = None
+    _undoubted: Parsed | None = None
+    """An accepted document that has not been looked through for what is doubtful in it."""
     _bound: Bound = field(default_factory=lambda: Bound({}, {}))
     _enforced: State | None = None
     _last_success: float | None = None
@@ -111,15 +115,15 @@ class Guard:
             return
         self.problems = ()
         self.state = parsed.state
-        for warning in parsed.warnings[:PROBLEMS_LOGGED]:
-            log.warning("document-doubtful %s", warning)
+        self._parsed_before = self._undoubted = parsed
 
     def _parsed(self, reading: files.Reading) -> Parsed:
         if not self.suspicion.taking_up(reading.digest):
             raise DocumentError((FATAL,))
         if reading.problems:
             raise DocumentError(reading.problems)
-        return parse(reading.sources, limits=self.settings.limits)
+        before = self._parsed_before
+        return parse(reading.sources, limits=self.settings.limits, before=before)
 
     @property
     def _revision(self) -> str:
@@ -131,10 +135,18 @@ class Guard:
         Without any document, neither a new nor a remembered one, what an earlier agent has left in
         the kernel stays as it is; where nothing is, managed interfaces are closed.
         """
-        well = self._enforce()
+        with uncollected():
+            well = self._enforce()
+        self._doubt()
         if FATAL not in self.problems:
             self.suspicion.taken_up()
         return well
+
+    def _doubt(self) -> None:
+        """Tell what is doubtful in a new document, which enforcing it does not wait for."""
+        parsed, self._undoubted = self._undoubted, None
+        for warning in parsed.warnings[:PROBLEMS_LOGGED] if parsed else ():
+            log.warning("document-doubtful %s", warning)
 
     def _enforce(self) -> bool:
         began = time.monotonic()

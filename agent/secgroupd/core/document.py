@@ -4,9 +4,10 @@ The way of a document: ``yamltree`` and ``jsontree`` make trees of its files, ``
 their ids, the ``...fields`` modules read and check the objects, and here the files are merged.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
+from functools import cached_property
 from types import MappingProxyType
 from typing import Any
 
@@ -34,6 +35,7 @@ from secgroupd.core.reading import (
     scalar_kind,
     shown,
 )
+from secgroupd.core.rereading import FileRead, Unfit, read_files
 from secgroupd.core.revision import revision
 from secgroupd.core.scalars import BOOLEAN, Plain
 from secgroupd.core.tree import Budget, Node, TooLarge
@@ -63,29 +65,83 @@ class Source:
     text: str | bytes
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Parsed:
-    """An accepted document, and what is doubtful in it (dangling groups, shadowed rules, limits)."""
+    """An accepted document.
+
+    Attributes:
+        state: what it says.
+        files: its files as they were read, by name, for when some of them change.
+        places: where its objects stand, by ``kind:id``.
+    """
 
     state: State
-    warnings: tuple[Problem, ...]
+    files: Mapping[str, FileRead]
+    places: Mapping[str, Place]
+
+    @cached_property
+    def warnings(self) -> tuple[Problem, ...]:
+        """What is doubtful in it (dangling groups, shadowed rules, limits); it takes a while."""
+        found = (*lint.doubts(self.state, self.places), *lint.excesses(self.state, self.places))
+        return tuple(sorted(found))
 
 
-def parse(sources: Sequence[Source], *, limits: Limits = Limits.WARN) -> Parsed:
+def parse(
+    sources: Sequence[Source], *, limits: Limits = Limits.WARN, before: Parsed | None = None
+) -> Parsed:
     """Parse and check a whole document.
 
     Args:
         sources: its files, in any order.
         limits: what going over one of the cloud's limits is.
+        before: the document as it was; what the files say that have not changed since is taken from
+            it, the identical objects.
 
     Raises:
         DocumentError: the document is refused; it carries every problem (up to 10,000).
     """
     with uncollected():
-        return _parse(sources, limits)
+        try:
+            parsed = _by_files(sources, before.files if before else {})
+        except Unfit:
+            parsed = parse_whole(sources)
+        if limits is Limits.ENFORCE:
+            excesses = tuple(lint.excesses(parsed.state, parsed.places))
+            if excesses:
+                raise DocumentError(tuple(replace(each, severity="error") for each in excesses))
+        return parsed
 
 
-def _parse(sources: Sequence[Source], limits: Limits) -> Parsed:
+def _by_files(sources: Sequence[Source], before: Mapping[str, FileRead]) -> Parsed:
+    """Read the files that have changed.
+
+    Raises:
+        Unfit: something is wrong somewhere.
+    """
+    contents = {source.name: source.text for source in sources}
+    if len(contents) < len(sources) or _refused_at_once(sources) is not None:
+        raise Unfit
+    files = read_files(DOCUMENT, contents, before)
+    reader = Reader()
+    spots: dict[str, str] = {}
+    digests: dict[int, bytes] = {}
+    for one in files.values():
+        reader.places.update(one.places)
+        spots.update(one.spots)
+        digests.update(one.digests)
+    state = _merged([one.values for one in files.values()], sources, reader)
+    if reader.problems:
+        raise Unfit
+    state = replace(state, revision=revision(state, digests), places=MappingProxyType(spots))
+    return Parsed(state, files, reader.places)
+
+
+def parse_whole(sources: Sequence[Source]) -> Parsed:
+    """Parse and check a document without regard to its files; see ``parse``.
+
+    Raises:
+        DocumentError: the document is refused.
+    """
     reader = Reader()
     try:
         state = _read(sources, reader)
@@ -96,17 +152,9 @@ def _parse(sources: Sequence[Source], limits: Limits) -> Parsed:
         raise DocumentError(tuple(reader.problems)) from None
     if reader.problems:
         raise DocumentError(tuple(reader.problems))
-    state = replace(
-        state,
-        revision=revision(state),
-        places=MappingProxyType(
-            {key: f"{place.file}:{place.line}" for key, place in reader.places.items()}
-        ),
-    )
-    excesses = tuple(lint.excesses(state, reader.places))
-    if excesses and limits is Limits.ENFORCE:
-        raise DocumentError(tuple(replace(excess, severity="error") for excess in excesses))
-    return Parsed(state, tuple(sorted((*lint.doubts(state, reader.places), *excesses))))
+    spots = {key: place.spot for key, place in reader.places.items()}
+    state = replace(state, revision=revision(state), places=MappingProxyType(spots))
+    return Parsed(state, {}, reader.places)
 
 
 def _read(sources: Sequence[Source], reader: Reader) -> State:
@@ -117,8 +165,7 @@ def _read(sources: Sequence[Source], reader: Reader) -> State:
     if roots is None:
         return State()
     declare(roots, reader)
-    merged: dict[str, list[Any]] = {section: [] for section in SECTIONS}
-    versions, changes_allowed = 0, False
+    found: list[Mapping[str, Any]] = []
     for file, root in roots:
         reader.file = file
         try:
@@ -126,11 +173,21 @@ def _read(sources: Sequence[Source], reader: Reader) -> State:
         except Refusal as refusal:
             reader.report(root, refusal.code, refusal.message)
             continue
-        versions += "version" in values.given or "version" in values.bad
-        changes_allowed |= values.given.get("allow_default_group_changes", False)
+        given = dict(values.given) | dict.fromkeys({"version"} & values.bad)
+        for section in SECTIONS.keys() & given.keys():
+            given[section] = [located.value for located in given[section]]
+        found.append(given)
+    return _merged(found, sources, reader)
+
+
+def _merged(files: Sequence[Mapping[str, Any]], sources: Sequence[Source], reader: Reader) -> State:
+    """Return what files say together, each by its fields."""
+    merged: dict[str, list[Any]] = {section: [] for section in SECTIONS}
+    for given in files:
         for section in SECTIONS:
-            merged[section] += (located.value for located in values.given.get(section, ()))
-    if not versions and reader.complete:
+            merged[section] += given.get(section, ())
+    changes_allowed = any(given.get("allow_default_group_changes", False) for given in files)
+    if not any("version" in given for given in files) and reader.complete:
         message = f"no file states the document's version: add version: {VERSION}"
         reader.report(Place(sources[0].name, 1, 1), "no-version", message)
     if not reader.problems:

@@ -38,6 +38,11 @@ class Place(NamedTuple):
     def __str__(self) -> str:
         return f"{self.file}:{self.line}:{self.column}"
 
+    @property
+    def spot(self) -> str:
+        """The place without its column."""
+        return f"{self.file}:{self.line}"
+
 
 @dataclass(slots=True)
 class Reader:
@@ -55,6 +60,10 @@ class Reader:
     """The IP version of each address group, as it is written."""
     places: dict[str, Place] = field(default_factory=dict)
     """Where the objects stand, by ``kind:id``."""
+    asked: set[tuple[str, str]] = field(default_factory=set)
+    """Kind and id of each object that was asked for."""
+    families_asked: dict[str, Any] = field(default_factory=dict)
+    """The address groups whose IP version was asked for, with the answers."""
     _claims: dict[Hashable, Place] = field(default_factory=dict)
     _bindings: dict[str, dict[str | None, Place]] = field(default_factory=dict)
 
@@ -88,8 +97,25 @@ class Reader:
         else:
             self.report(node, code, f"{what} is already given at {first}: {remedy}")
 
+    @property
+    def claims(self) -> frozenset[Hashable]:
+        """What has been claimed."""
+        return frozenset(self._claims)
+
+    @property
+    def bindings(self) -> dict[str, frozenset[str | None]]:
+        """What has been bound, with its hosts."""
+        return {what: frozenset(hosts) for what, hosts in self._bindings.items()}
+
+    def family(self, address_group_id: str) -> Any:
+        """Return the IP version of an address group; None where it is not known."""
+        found = self.families.get(address_group_id)
+        self.families_asked[address_group_id] = found
+        return found
+
     def missing(self, kind: str, object_id: str) -> bool:
         """Return whether the document surely declares no such object."""
+        self.asked.add((kind, object_id))
         return self.complete and object_id not in self.declared.get(kind, ())
 
 

@@ -2,24 +2,41 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import fields
 from enum import Enum
 from hashlib import blake2b
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from types import MappingProxyType
 
 from secgroupd.core.model import State
 
 
-def revision(state: State) -> str:
+def revision(state: State, known: Mapping[int, bytes] = MappingProxyType({})) -> str:
     """Return 16 hexadecimal digits that identify what a state says, names included.
 
     Tuples of a state are sorted where order means nothing, so that neither the order of the
     document's lists nor its division into files shows. ``revision`` and ``places`` do not count.
+
+    Args:
+        state: the state.
+        known: digests of objects in its sections, by the identity of each.
     """
-    content = json.dumps(
-        replace(state, revision="", places={}), default=plain, check_circular=False
-    )
-    return blake2b(content.encode(), digest_size=8).hexdigest()
+    total = blake2b(digest_size=8)
+    for each in fields(state):
+        value = getattr(state, each.name)
+        if isinstance(value, tuple):
+            total.update(b"%s %d " % (each.name.encode(), len(value)))
+            for one in value:
+                total.update(known.get(id(one)) or digest(one))
+        elif each.name not in {"revision", "places"}:
+            total.update(f"{each.name} {json.dumps(value, default=plain)} ".encode())
+    return total.hexdigest()
+
+
+def digest(value: object) -> bytes:
+    """Return the digest of an object of the model."""
+    content = json.dumps(value, default=plain, check_circular=False)
+    return blake2b(content.encode(), digest_size=16).digest()
 
 
 def plain(value: object) -> object:

@@ -173,7 +173,7 @@ def _peer(values: Values, reader: Reader, family: Family) -> Peer:
         return PrefixPeer(peer)
     if peers[0] == "remote_group_id":
         return GroupPeer(peer)
-    version = reader.families.get(peer)
+    version = reader.family(peer)
     if version is not None and version is not family and values.complete("ethertype"):
         message = (
             f"this address group is {version.value} in an {family.value} rule: "
