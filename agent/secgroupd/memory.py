@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
 
-from secgroupd.core.codec import CodecError, decode, encode
+from secgroupd.core.codec import CodecError, Texts, decode, encode, encode_known
 from secgroupd.core.draft import Binding
 from secgroupd.core.host import Generations
 from secgroupd.core.model import State
@@ -54,6 +54,7 @@ class FileMemory:
         self._directory = Path(directory)
         self._path = self._directory / FILE
         self._texts: list[tuple[State, str]] = []
+        self._known: Texts = {}
         self._saved: Record | None = None
         self.trouble: str | None = None
 
@@ -161,7 +162,7 @@ class FileMemory:
         for known, text in self._texts:
             if known is state:
                 return text
-        text = encode(State, state)
+        text, self._known = encode_known(State, state, self._known)
         self._texts.append((state, text))
         return text
 

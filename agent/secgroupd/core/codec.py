@@ -38,6 +38,37 @@ def encode(kind: Any, value: object) -> str:
     return json.dumps(plain, separators=(",", ":"), check_circular=False)
 
 
+Texts = Mapping[int, tuple[object, str]]
+"""Objects and what they were encoded as, by the identity of each."""
+
+
+def encode_known(kind: Any, value: object, known: Texts) -> tuple[str, Texts]:
+    """Return what ``decode`` makes the same value of as of ``encode``'s, in less time.
+
+    Args:
+        kind: a dataclass, whose fields that are tuples of dataclasses may be long.
+        value: an instance of it.
+        known: what came of this before.
+
+    Returns:
+        The text, and what of it may be known the next time.
+    """
+    found: dict[int, tuple[object, str]] = {}
+    parts = []
+    for name, annotation, _ in _kept(kind):
+        content = getattr(value, name)
+        item = get_args(annotation)[0] if get_origin(annotation) is tuple else None
+        if item is not None and is_dataclass(item):
+            for each in content:
+                if id(each) not in found:
+                    found[id(each)] = known.get(id(each)) or (each, encode(item, each))
+            text = ",".join([found[id(each)][1] for each in content])
+            parts.append(f"{json.dumps(name)}:[{text}]")
+        else:
+            parts.append(f"{json.dumps(name)}:{encode(annotation, content)}")
+    return f"{{{','.join(parts)}}}", found
+
+
 def decode(kind: type[T], text: str | bytes) -> T:
     """Return the value that was encoded.
 

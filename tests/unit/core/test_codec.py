@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tests.drawing import Drawing
 
 from secgroupd.core import model
-from secgroupd.core.codec import CodecError, decode, encode
+from secgroupd.core.codec import CodecError, Texts, decode, encode, encode_known
 from secgroupd.core.model import Address, GroupPeer, Peer, Rule, State
 
 VALUES = [
@@ -37,6 +37,19 @@ def test_every_class_of_the_model_survives(kind: type, data: st.DataObject) -> N
 def test_whole_states_survive(seed: int) -> None:
     state = Drawing(Random(seed)).state()
     assert decode(State, encode(State, state)) == state
+
+
+def test_what_was_encoded_before_is_taken_over_where_it_is_the_same_object() -> None:
+    known: Texts = {}
+    for seed in (1, 1, 2, 3):
+        state = Drawing(Random(seed)).state()
+        for one in (state, dataclasses.replace(state, instances=state.instances[1:])):
+            text, known = encode_known(State, one, known)
+            assert json.loads(text) == json.loads(encode(State, one))
+            assert decode(State, text) == one
+    group = Drawing(Random(4)).state().security_groups[0]
+    forged, _ = encode_known(State, State(security_groups=(group,)), {id(group): (group, '"it"')})
+    assert json.loads(forged)["security_groups"] == ["it"]
 
 
 def test_what_does_not_count_in_comparisons_is_not_kept() -> None:
