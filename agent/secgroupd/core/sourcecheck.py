@@ -4,12 +4,16 @@ The evaluator's word on the source check; ``sourcechains`` compiles the same int
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import IPv6Address, IPv6Network, ip_network
 
 from secgroupd.core.model import Address, Network, Port
 
 LINK_LOCAL = IPv6Network("fe80::/64")
 """What a port may use of IPv6 for its own link when its MAC is not known (RFC 4291, 2.5.6)."""
+
+PORTS_KNOWN = 8192
+"""Ports whose senders are remembered: each is asked for several times by every table's compile."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +24,7 @@ class Sender:
     network: Network
 
 
+@lru_cache(maxsize=PORTS_KNOWN)
 def senders(port: Port) -> tuple[Sender, ...]:
     """Return what a port may send from, without repeats, in a fixed order.
 

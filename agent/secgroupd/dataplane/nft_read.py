@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from secgroupd.core.plan import Observed, ObservedChain, ObservedSet
 from secgroupd.core.ruleset import TABLE, Data, Hook
 from secgroupd.dataplane.netlink import (
+    ATTRIBUTE,
     DumpInterrupted,
     Netlink,
     attribute,
@@ -48,8 +49,11 @@ kernels pad numbers; elements can have more in them) is read that way.
 """
 COUNTER_HEADS, COUNTED_HEADS = COUNTER.unpack(_COUNTER)[::2], COUNTED.unpack(_COUNTED)[::2]
 
+LED = struct.Struct("=HHHH4sHH")
+"""A verdict that leads to a chain, up to the chain's name: nearly every element of a table has one."""
+
 VERDICTS = {0: "drop", 1: "accept", 0xFFFFFFFF: "continue", 0xFFFFFFFB: "return"}
-JUMP, GOTO = 0xFFFFFFFD, 0xFFFFFFFC
+LEADING = {0xFFFFFFFD: "jump", 0xFFFFFFFC: "goto"}
 
 READ_TRIES = 20
 
@@ -388,6 +392,8 @@ def _count(counter: memoryview) -> tuple[int, int]:
 
 
 def _data(payload: memoryview) -> bytes:
+    if len(payload) >= ATTRIBUTE.size and ATTRIBUTE.unpack_from(payload) == (len(payload), 1):
+        return bytes(payload[ATTRIBUTE.size :])
     for kind, value in attributes(payload):
         if kind == 1:
             return bytes(value)
@@ -395,6 +401,14 @@ def _data(payload: memoryview) -> bytes:
 
 
 def _verdict(payload: memoryview) -> str:
+    if len(payload) > LED.size:
+        whole, nest, head, code_kind, code, length, name_kind = LED.unpack_from(payload)
+        shape = (whole, nest, head, code_kind, name_kind)
+        end = LED.size - ATTRIBUTE.size + length
+        if shape == (len(payload), 2, 8, 1, 2) and LED.size < end <= len(payload):
+            word = LEADING.get(int.from_bytes(code, "big"))
+            if word is not None:
+                return f"{word} {text(payload[LED.size : end])}"
     code, chain = 0, ""
     for kind, value in attributes(payload):
         if kind == 2:
@@ -403,6 +417,6 @@ def _verdict(payload: memoryview) -> str:
                     code = struct.unpack(">I", data)[0]
                 elif inner == 2:
                     chain = text(data)
-    if code in {JUMP, GOTO}:
-        return f"{'jump' if code == JUMP else 'goto'} {chain}"
+    if code in LEADING:
+        return f"{LEADING[code]} {chain}"
     return VERDICTS.get(code, f"code {code}")

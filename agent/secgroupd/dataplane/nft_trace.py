@@ -25,7 +25,7 @@ NETWORK, TRANSPORT, CAME_FROM, LEAVES_INTO, FAMILY, POLICY = 8, 9, 10, 12, 15, 1
 VERDICT_CODE, VERDICT_CHAIN = 1, 2
 KINDS = {1: "policy", 2: "return", 3: "rule"}
 FAMILIES = {family: name for name, family in nft_read.ALL_FAMILIES.items()}
-VERDICTS = {**nft_read.VERDICTS, 3: "queue", nft_read.JUMP: "jump", nft_read.GOTO: "goto"}
+VERDICTS = {**nft_read.VERDICTS, **nft_read.LEADING, 3: "queue"}
 
 
 class Trace(Closing):
