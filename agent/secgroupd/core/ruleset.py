@@ -40,14 +40,14 @@ class Part(Enum):
     """The target of a neighbour solicitation or advertisement, for which nft 1.0.6 has no name."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class KeyShape:
     """A key's fields, and whether elements are intervals."""
 
     parts: tuple[Part, ...]
     interval: bool = False
 
-    @property
+    @cached_property
     def fields(self) -> tuple[int, ...]:
         """The bytes of each field."""
         return tuple(part.value[1] for part in self.parts)
@@ -97,8 +97,10 @@ def padded(length: int) -> int:
 def pack(key: Key, values: Iterable[int]) -> bytes:
     """Return the kernel's bytes of one corner of an element, one integer a field."""
     return b"".join(
-        value.to_bytes(length, "big").ljust(padded(length), b"\0")
-        for value, length in zip(values, key.value.fields, strict=True)
+        [
+            value.to_bytes(length, "big").ljust(padded(length), b"\0")
+            for value, length in zip(values, key.value.fields, strict=True)
+        ]
     )
 
 
@@ -326,7 +328,7 @@ def slug(text: str, length: int = 24) -> str:
 
 def digest(*parts: str) -> str:
     """Return a short name for the given parts, unambiguous whatever characters they contain."""
-    content = "".join(f"{len(part.encode())}:{part}" for part in parts)
+    content = "".join([f"{len(part.encode())}:{part}" for part in parts])
     return hashlib.blake2b(content.encode(), digest_size=6).hexdigest()
 
 
