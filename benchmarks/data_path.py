@@ -1,6 +1,6 @@
 """What a packet costs, as ratios in one run.
 
-    python -m benchmarks.data_path [--packets N] [--rounds N]
+    python -m benchmarks.data_path [--packets N] [--rounds N] [--ports N]
 
 Frames go from the outside through the host to a port (and answers back), one after the other, so
 that the processor time of a send is that of the packet's whole way. Each round measures every set-up
@@ -122,19 +122,34 @@ def frame(
 
 @dataclass
 class Road:
-    """A lab with a raw socket at the client and the measured port at the far end."""
+    """A lab with a raw socket at the client and the measured port at the far end.
+
+    They are routed, or on a bridge of their own, which iptables sees.
+    """
 
     lab: Lab
+    bridge: str | None = None
+    interface: str = "tap0"
 
     def __post_init__(self) -> None:
-        self.port = self.lab.add_port(interface="tap0", addresses=[SERVER], mac=MAC)
+        self.port = self.lab.add_port(
+            interface=self.interface, addresses=[SERVER], mac=MAC, bridge=self.bridge
+        )
         self.client = self.lab.outside_address(CLIENT)
+        uplink = next(iter(self.lab.uplinks))
+        if self.bridge:
+            self.lab.plug(uplink, self.bridge)
+            for family in ("iptables", "ip6tables", "arptables"):
+                self.lab.hv.write_sysctl(f"bridge/bridge-nf-call-{family}", 1)
         self.sinks = (self.port.namespace, self.client)
         for each in self.sinks:
             each.run(["nft", "-f", "-"], stdin=SINK)
         self.outside, self.inside = (self._raw(each) for each in (self.client, self.port.namespace))
-        self.near, self.gateway = (self._mac_of(name) for name in ("uplink0", "tap0"))
-        self.own = mac(next(iter(self.lab.uplinks.values())).mac)
+        self.own = mac(self.lab.uplinks[uplink].mac)
+        if self.bridge:
+            self.near, self.gateway = mac(self.port.mac), self.own
+        else:
+            self.near, self.gateway = map(self._mac_of, (uplink, self.interface))
 
     def close(self) -> None:
         """Close the sockets."""
@@ -166,10 +181,14 @@ class Road:
         made = [frame(self.own, self.near, (sport, DPORT)) for sport in sports]
         return self.send(self.outside, made)
 
-    def _establish(self) -> None:
-        self.lab.forget()
+    def open_sinks(self) -> None:
+        """Let the measured flow reach the programs at both ends."""
         for each in self.sinks:
             each.run(["nft", "-f", "-"], stdin="flush chain netdev sink sink\n")
+
+    def _establish(self) -> None:
+        self.lab.forget()
+        self.open_sinks()
         with (
             self.port.namespace.socket(socket.AF_INET, socket.SOCK_DGRAM) as server,
             self.client.socket(socket.AF_INET, socket.SOCK_DGRAM) as client,
@@ -199,8 +218,8 @@ class Road:
         return self.send(self.inside, [answer] * count)
 
     def dropped(self, count: int) -> float:
-        """Frames for nobody: what sending alone costs."""
-        nobody = b"\x02\0\0\0\0\x01"
+        """Frames that the host's interface drops: what sending alone costs."""
+        nobody = b"\x01\x80\xc2\0\0\x01" if self.bridge else b"\x02\0\0\0\0\x01"
         return self.send(self.outside, [frame(self.own, nobody, (30000, DPORT))] * count)
 
 
@@ -214,10 +233,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--packets", type=int, default=25000)
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--ports", type=int, default=5000, help="5000 take the nft writer 7 GB")
     given = parser.parse_args()
     clouds = {
         "1 port, 1 group, 1 rule": cloud(1, 1, 2, 1, 1),
-        "5000 ports, 5 x 200 rules, 20 peers": cloud(5000, 50, 200, 20, 5),
+        f"{given.ports} ports, 5 x 200 rules, 20 peers": cloud(given.ports, 50, 200, 20, 5),
     }
     measured: dict[tuple[str, str], list[float]] = {}
     tables = {"conntrack alone": CONNTRACK_ALONE, "two comparisons": TWO_COMPARISONS}
