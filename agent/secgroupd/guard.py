@@ -219,7 +219,13 @@ class Guard:
         self.drops.show(outcome.policy, bound.bindings)
         self.drops.logging(in_force=LIVE_GROUP in self.reconciler.logging.denied)
         if outcome.plan or outcome.cleared:
-            job = Job(outcome.policy, outcome.generations, bound.bindings, outcome.cleared)
+            job = Job(
+                outcome.policy,
+                outcome.generations,
+                bound.bindings,
+                outcome.cleared,
+                outcome.arrived,
+            )
             self.sweeper.submit(job)
         if outcome.plan:
             log.info(

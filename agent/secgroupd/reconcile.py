@@ -131,6 +131,8 @@ class Outcome:
     """Who may have changed it, as far as the kernel has told."""
     held: Mapping[str, str] = field(default_factory=dict)
     """Ports that are closed because the kernel refuses what is theirs, and what it says."""
+    arrived: frozenset[str] = frozenset()
+    """Ports that were not here in the cycle before; none where that is not known."""
 
 
 @dataclass(slots=True)
@@ -254,6 +256,7 @@ class Reconciler:
             drifted,
             suspects if drifted else (),
             dict(self._held),
+            _arrived(before, bindings),
         )
 
     def _proposed_and_committed(self, state: State, bindings: Mapping[str, Binding]) -> Proposal:
@@ -456,6 +459,12 @@ class Reconciler:
                 family: Known(one.ruleset, one.touched | plan.touched_in(family))
                 for family, one in self._equal.items()
             }
+
+
+def _arrived(before: Record, bindings: Mapping[str, Binding]) -> frozenset[str]:
+    if before.accepted is None:
+        return frozenset()
+    return frozenset(bindings.keys() - before.generations.minimum.keys())
 
 
 def difference(

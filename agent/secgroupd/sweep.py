@@ -6,6 +6,11 @@ wait for days; that is safe, since a denied server's next segment opens nothing 
 Entries of other protocols are left to their own timeouts, because deleting one would let the
 server's next packet open the connection again from inside. A sweep may fail, lag or be killed; the
 next one finds the same entries.
+
+A port that has come to this host may have been here before. The entries from then do not know what
+its connections have done elsewhere, and the kernel would take their segments for out of the window.
+They are made to forget it, and are otherwise left as they are: deleted, what is denied among them
+could begin again in the port's time of grace.
 """
 
 from collections import Counter
@@ -23,6 +28,12 @@ class Table(Protocol):
 
     def stale(self, minimums: Mapping[Place, int]) -> Iterator[Connection]:
         """Yield the entries whose responder is at one of these places and whose stamp is older."""
+
+    def tcp_of(self, places: Container[Place]) -> Iterator[Connection]:
+        """Yield the TCP entries that have one of these places at an end."""
+
+    def forget_windows(self, connections: Sequence[Connection]) -> int:
+        """Have none of their segments taken for invalid because of its sequence numbers."""
 
     def delete(self, connections: Sequence[Connection]) -> int:
         """Delete entries; return how many were still there."""
@@ -45,6 +56,18 @@ def stale(table: Table, judge: Judge) -> Iterator[Inbound]:
         inbound = judge.inbound(connection)
         if inbound is not None and inbound.stale:
             yield inbound
+
+
+def welcome(table: Table, judge: Judge, arrived: Container[str]) -> int:
+    """Let the TCP connections of ports that have come to this host go on with entries from before.
+
+    Returns how many entries there were.
+
+    Raises:
+        DataplaneError: the table could not be read or changed; whatever was done stays done.
+    """
+    places = judge.places(arrived)
+    return table.forget_windows(list(table.tcp_of(places))) if places else 0
 
 
 def sweep(

@@ -19,7 +19,7 @@ from secgroupd.core.host import Generations
 from secgroupd.core.policy import Policy
 from secgroupd.core.tracked import Judge
 from secgroupd.errors import DataplaneError
-from secgroupd.sweep import Swept, Table, sweep
+from secgroupd.sweep import Swept, Table, sweep, welcome
 
 REPEAT_SECONDS = 300.0
 """Time between sweeps without a change; they only tidy."""
@@ -45,15 +45,17 @@ class Job:
     generations: Generations
     bindings: Mapping[str, Binding]
     cleared: Cleared
+    arrived: frozenset[str] = frozenset()
+    """Ids of the ports that this host did not have at the last sweep."""
 
     def after(self, earlier: "Job | None") -> "Job":
-        """Return this job with the cleared ports of one that it replaces."""
+        """Return this job with the cleared and arrived ports of one that it replaces."""
         if earlier is None:
             return self
         merged = dict(earlier.cleared)
         for port_id, scenarios in self.cleared.items():
             merged[port_id] = merged.get(port_id, frozenset()) | scenarios
-        return replace(self, cleared=merged)
+        return replace(self, cleared=merged, arrived=self.arrived | earlier.arrived)
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,10 +154,11 @@ class Sweeper:
         spared = {port_id for port_id, b in job.bindings.items() if b.interface in grace}
         with self._open_table() as table:
             judge = Judge(job.policy, job.generations, job.bindings)
+            welcome(table, judge, job.arrived)
             swept = sweep(table, judge, job.cleared, spared)
         with self._changed:
             self._totals = self._totals.plus(swept)
-            self._last = replace(job, cleared={})
+            self._last = replace(job, cleared={}, arrived=frozenset())
             self._failed = False
         for scenario in sorted(swept.cleared):
             log.info(

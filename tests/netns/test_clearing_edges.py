@@ -25,7 +25,7 @@ from secgroupd.dataplane.nft import Nft
 from secgroupd.proving.namespaces import Lab
 from secgroupd.proving.netns import Namespace
 from secgroupd.reconcile import Forgetful, Reconciler, Record
-from secgroupd.sweep import sweep
+from secgroupd.sweep import sweep, welcome
 
 pytestmark = pytest.mark.netns
 
@@ -457,3 +457,72 @@ def test_counts_tell_cleared_kept_and_cut() -> None:
         assert scenario == "rule-modified"
         assert (swept.cleared[scenario], swept.kept[scenario], swept.cut[scenario]) == (5, 1, 4)
         assert (swept.deleted, again.deleted) == (1, 0)
+
+
+# The kernel forgets all windows by itself when it begins to track, so something has to go on asking for it.
+UNTRACKED = """
+table inet tracking {
+    chain c { type filter hook forward priority 500; ct state invalid counter; }
+}
+table inet elsewhere {
+    chain c { type filter hook prerouting priority -400; notrack; }
+}
+"""
+
+
+def pour(source: End, sink: End, amount: int = 2_000_000) -> None:
+    """Send more from one end to the other than any window that was seen so far."""
+    sent = received = 0
+    deadline = time.monotonic() + 20
+    while received < amount:
+        assert time.monotonic() < deadline, f"{received} of {amount} bytes arrived"
+        readable, writable, _ = select.select(
+            [sink.socket], [source.socket] if sent < amount else [], [], 1
+        )
+        if writable:
+            sent += source.socket.send(b"." * min(65536, amount - sent))
+        if readable:
+            received += len(sink.socket.recv(1 << 20))
+
+
+@pytest.mark.parametrize("version", [4, 6])
+@pytest.mark.parametrize("speaker", ["server", "client"])
+def test_a_port_that_comes_back_goes_on_where_it_was_elsewhere(version: int, speaker: str) -> None:
+    """While it was away nothing was tracked here: the entries remember the windows from then."""
+    server, client = (SERVER, CLIENT) if version == 4 else ("2001:db8::1", "2001:db8:f::9")
+    everybody = "0.0.0.0/0" if version == 4 else "::/0"
+    some, more = (
+        rule("ingress", "tcp", number, everybody, rule_id=number) for number in ("5000", "5001")
+    )
+    ports = [port("server", ["g"], [server], interface="tap1")]
+    before = state([group("g", *both("egress"), some, more)], ports)
+    away = state([group("g", *both("egress"), some)], [])
+    after = state([group("g", *both("egress"), some)], ports)
+    with Lab() as lab, Conversations() as talk:
+        lab.add_port(interface="tap1", addresses=[server])
+        outside, here = lab.outside_address(client), lab.ports["tap1"].namespace
+        with enforcer(lab, Forgetful(), grace=60) as reconciler:
+            reconciler.apply(before, bindings(lab, before))
+            kept, denied = (
+                talk.open(TCP, (outside, client), (here, server), dport) for dport in (5000, 5001)
+            )
+            own = talk.open(TCP, (here, server), (outside, client), 6000)
+            settle([kept, denied, own])
+            reconciler.apply(away, {})
+            lab.hv.run(["nft", "-f", "-"], stdin=UNTRACKED)
+            lab.hv.run(["nft", "delete", "table", family(lab), "secgroupd"])
+            for one in (kept, denied, own):
+                pour(one.client, one.server)
+                pour(one.server, one.client)
+            settle([kept, denied, own])
+            lab.hv.run(["nft", "delete", "table", "inet", "elsewhere"])
+            outcome = reconciler.apply(after, bindings(lab, after))
+            assert outcome.arrived == {"server"}
+            assert exchange([kept, own], speaker, expected=0) == set()
+            with lab.hv.enter(), Conntrack() as table:
+                judge = Judge(Policy(after), outcome.generations, bindings(lab, after))
+                assert welcome(table, judge, outcome.arrived) == 3
+                assert sweep(table, judge, outcome.cleared, {"server"}).deleted == 0
+            for who in (speaker, "server", "client"):
+                assert exchange([kept, own], who) == {kept.name, own.name}
+            assert_cut([denied])

@@ -1,9 +1,9 @@
 """The background thread: what becomes of the jobs that it is handed."""
 
 import threading
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
 
 import pytest
@@ -58,6 +58,7 @@ class Entries:
     readings: int = 0
     opened: int = 0
     closed: int = 0
+    welcomed: list[str] = field(default_factory=list)
     reading: threading.Event = field(default_factory=threading.Event)
     may_read: threading.Event = field(default_factory=threading.Event)
 
@@ -82,6 +83,15 @@ class Entries:
         for each in list(self.entries):
             if each.stamp < minimums.get((each.zone, each.reply.source.packed), 0):
                 yield each
+
+    def tcp_of(self, places: Container[Place]) -> Iterator[Connection]:
+        for each in list(self.entries):
+            if (each.zone, each.reply.source.packed) in places:
+                yield each
+
+    def forget_windows(self, connections: Sequence[Connection]) -> int:
+        self.welcomed += [each.handle.decode() for each in connections]
+        return len(connections)
 
     def delete(self, connections: Sequence[Connection]) -> int:
         doomed = {each.handle for each in connections}
@@ -130,6 +140,21 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def finish(sweeper: Sweeper, table: Entries, closed: int = 1) -> None:
     await_until(lambda: table.closed >= closed and not sweeper.totals.pending)
+
+
+def test_a_port_that_has_come_is_welcomed_once_though_its_job_is_replaced() -> None:
+    table = Entries([entry("p", 80, stamp=NOW), entry("q", 80, stamp=NOW)])
+    table.may_read.clear()
+    with running(table) as sweeper:
+        sweeper.submit(job({}))
+        assert table.reading.wait(PATIENCE)
+        sweeper.submit(replace(job({}), arrived=frozenset({"p"})))
+        sweeper.submit(job({}))
+        table.may_read.set()
+        finish(sweeper, table, closed=2)
+        sweeper.submit(job({}))
+        finish(sweeper, table, closed=3)
+    assert table.welcomed == [f"p-{TCP}-80-{NOW}"]
 
 
 def test_nothing_is_opened_without_a_job() -> None:

@@ -32,10 +32,6 @@ class Report:
         found = f": {otherwise}" if not holds and otherwise else ""
         self.line(f"{'ok    ' if holds else 'WRONG '}  {what}{found}")
 
-    def known(self, what: str, holds: object) -> None:
-        """Say of a known limit (docs/lab.md) whether it still is one; it does not count as a check."""
-        self.line(f"{'ok    ' if holds else 'KNOWN '}  {what}{'' if holds else ': it does not'}")
-
     def done(self, what: str) -> None:
         """Say that something has come about; had it not, the scenario would not be here."""
         self.check(what, holds=True)

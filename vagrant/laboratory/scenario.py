@@ -385,11 +385,6 @@ class Scenario:
             for host in (there, one.host):
                 self._move(one, host)
                 how = self._standing(begun)
-                if host == one.host:
-                    # What went on without this host is out of the window that its kernel remembers.
-                    name = label(f"{vpc}-app-2", one.name, 80)
-                    self.say.known(f"{one.name} back on {host}: the connection from app-2, which this "
-                                   "host has not seen meanwhile, lives", how.pop(name) == "lives")  # fmt: skip
                 held = all(each == "lives" for each in how.values())
                 self.say.check(f"{one.name} on {host}: {' and '.join(how)} live", held, str(how))
                 denied = self._reaches(f"{vpc}-app-1", one.name, "udp", 53)

@@ -27,7 +27,7 @@ from secgroupd.dataplane.nft import Nft
 from secgroupd.errors import StoreError
 from secgroupd.memory import FileMemory
 from secgroupd.reconcile import Reconciler, Record
-from secgroupd.sweep import sweep
+from secgroupd.sweep import sweep, welcome
 from secgroupd.usage import ERROR, EXIT_ERROR, Argument, Example, Verb
 
 EXIT_NOTHING, EXIT_CHANGES = 0, 2
@@ -124,6 +124,11 @@ def _apply(reconciler: Reconciler, nft: Nft, state: State, settings: Settings) -
         write(f"enforced with {counted(commands, 'nft command')}")
     else:
         write("nothing to do: it is in force")
+    if outcome.arrived:
+        with Conntrack() as table:
+            welcome(
+                table, Judge(outcome.policy, outcome.generations, bound.bindings), outcome.arrived
+            )
     if judged_again := bound.bindings.keys() & outcome.cleared.keys():
         write(f"inbound connections judged again at {counted(len(judged_again), 'port')}")
         grace = nft.adopting()

@@ -1,6 +1,6 @@
 """Tracked connections: whose they are, whether their stamp is fresh, what the rules say now."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from ipaddress import ip_address
@@ -102,6 +102,10 @@ class Judge:
     def minimums(self) -> Mapping[Place, int]:
         """The oldest generation that is fresh at each place where a port of this host is."""
         return {place: self.generations.of(port.id) for place, port in self._by_place.items()}
+
+    def places(self, port_ids: Container[str]) -> frozenset[Place]:
+        """Return where some ports of this host are."""
+        return frozenset(place for place, port in self._by_place.items() if port.id in port_ids)
 
     @cached_property
     def _decisions(self) -> dict[tuple[str, Packet], Decision]:

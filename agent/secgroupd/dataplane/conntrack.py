@@ -8,12 +8,12 @@ some kernels, and zone-only ones everything on others. Numbers are those of
 import errno
 import struct
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from secgroupd.closing import Closing
 from secgroupd.core.compiler import GENERATION_MASK
-from secgroupd.core.model import ICMP, ICMPV6
+from secgroupd.core.model import ICMP, ICMPV6, TCP
 from secgroupd.core.tracked import Connection, Endpoint, Place, address
 from secgroupd.dataplane.netlink import (
     ATTRIBUTE,
@@ -26,11 +26,14 @@ from secgroupd.dataplane.netlink import (
 from secgroupd.errors import DataplaneError
 
 SUBSYSTEM = 1 << 8
-GET, DELETE = 1, 2
-ORIGINAL, REPLY, MARK, ID, ZONE, TIMESTAMP = 1, 2, 8, 12, 18, 20
+NEW, GET, DELETE = 0, 1, 2
+ORIGINAL, REPLY, PROTOCOL, MARK, ID, ZONE, TIMESTAMP = 1, 2, 4, 8, 12, 18, 20
+PROTOCOL_TCP, FLAGS_ORIGINAL, FLAGS_REPLY = 1, 4, 5
+BE_LIBERAL = 0x08
+"""Flag of one direction: segments out of the window are not invalid (IP_CT_TCP_FLAG_BE_LIBERAL)."""
 
-DELETES_AT_ONCE = 256
-"""Deletions in one message to the kernel; their acknowledgements fit into the socket's buffer."""
+CHANGES_AT_ONCE = 256
+"""Changes in one message to the kernel; their acknowledgements fit into the socket's buffer."""
 
 ENTRIES_BETWEEN_RESTS, REST_SECONDS = 64, 0.0002
 
@@ -86,21 +89,51 @@ class Conntrack(Closing):
         Raises:
             DataplaneError: the kernel refused one.
         """
+        return self._change(DELETE, connections)
+
+    def tcp_of(self, places: Container[Place]) -> Iterator[Connection]:
+        """Yield the TCP entries that have one of these places at an end; see ``stale``.
+
+        Raises:
+            DataplaneError: the kernel refused.
+        """
+        for number, found in enumerate(self.entries(), 1):
+            if number % ENTRIES_BETWEEN_RESTS == 0:
+                time.sleep(REST_SECONDS)
+            ends = {(found.zone, one.source.packed) for one in (found.original, found.reply)}
+            if found.protocol == TCP and any(end in places for end in ends):
+                yield found
+
+    def forget_windows(self, connections: Sequence[Connection]) -> int:
+        """Have no segment of these TCP entries taken for invalid because of its sequence numbers.
+
+        Everything else about them stays: what is denied is denied. Returns how many were still
+        there.
+
+        Raises:
+            DataplaneError: the kernel refused one.
+        """
+        flags = bytes((BE_LIBERAL, BE_LIBERAL))
+        directions = attribute(FLAGS_ORIGINAL, flags) + attribute(FLAGS_REPLY, flags)
+        tcp = attribute(PROTOCOL_TCP | NLA_NESTED, directions)
+        return self._change(NEW, connections, attribute(PROTOCOL | NLA_NESTED, tcp))
+
+    def _change(self, what: int, connections: Sequence[Connection], how: bytes = b"") -> int:
         done = 0
-        for start in range(0, len(connections), DELETES_AT_ONCE):
-            part = connections[start : start + DELETES_AT_ONCE]
+        for start in range(0, len(connections), CHANGES_AT_ONCE):
+            part = connections[start : start + CHANGES_AT_ONCE]
             requests = [
-                (SUBSYSTEM | DELETE, 2 if c.original.source.version == 4 else 10, c.handle)
+                (SUBSYSTEM | what, 2 if c.original.source.version == 4 else 10, c.handle + how)
                 for c in part
             ]
             try:
                 codes = self._netlink.post(requests)
             except OSError as error:
-                raise DataplaneError(f"cannot delete connections: {error}") from error
+                raise DataplaneError(f"cannot change connections: {error}") from error
             done += codes.count(0)
             refused = [code for code in codes if code not in {0, errno.ENOENT}]
             if refused:
-                raise DataplaneError(f"the kernel would not delete a connection: {refused[0]}")
+                raise DataplaneError(f"the kernel would not change a connection: {refused[0]}")
         return done
 
 
