@@ -14,6 +14,7 @@ from secgroupd.core.model import (
     Family,
     GroupPeer,
     Instance,
+    LoadBalancer,
     Peer,
     Peering,
     Port,
@@ -136,6 +137,7 @@ def state(
     *,
     address_groups: Iterable[AddressGroup] = (),
     peerings: Iterable[tuple[str, str]] = (),
+    load_balancers: Iterable[LoadBalancer] = (),
     revision: str = "r",
 ) -> State:
     """A state in which every port has an instance of its own, and VPCs are made as used."""
@@ -143,6 +145,7 @@ def state(
     return State(
         revision=revision,
         vpcs=tuple(Vpc(id=vpc) for vpc in sorted({p.vpc_id for p in all_ports})),
+        load_balancers=tuple(sorted(load_balancers, key=lambda b: b.id)),
         peerings=tuple(Peering(id="-".join(pair), vpc_ids=pair) for pair in peerings),
         address_groups=tuple(sorted(address_groups, key=lambda g: g.id)),
         security_groups=tuple(sorted(groups, key=lambda g: g.id)),

@@ -1,10 +1,11 @@
 """Draws documents full of overlaps, and questions at the edges of what they say."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 from random import Random
 
-from tests.builders import address_group, group, port, rule, state
+from tests.builders import VPC, address_group, group, port, rule, state
 
 from secgroupd.core.model import (
     ICMP,
@@ -15,7 +16,11 @@ from secgroupd.core.model import (
     Address,
     AddressGroupPeer,
     Family,
+    Forwarder,
     GroupPeer,
+    Listener,
+    LoadBalancer,
+    Member,
     Port,
     PrefixPeer,
     Rule,
@@ -57,6 +62,13 @@ ENTRIES = {
     Family.IPV6: ("fd00::2", "fd00::1-fd00::3", "2001:db8:9::/48", "2001:db8:9::9", "fd00::/125"),
 }
 GROUPS = ("sg-a", "sg-b", "sg-c", "sg-d")
+FORWARDERS = (
+    Forwarder(interface="lb0"),
+    Forwarder(interface="lb1"),
+    Forwarder(mac_address="fa:16:3e:00:00:99"),
+    Forwarder(fwmark=4660),
+)
+"""How load balancers are told apart: every one of a document otherwise."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +144,33 @@ class Drawing:
             )
             for at in range(1, port_count + 1)
         ]
-        return state(groups, ports, address_groups=address_groups)
+        balancers = self.load_balancers(ports)
+        return state(groups, ports, address_groups=address_groups, load_balancers=balancers)
+
+    def load_balancers(self, ports: Sequence[Port]) -> list[LoadBalancer]:
+        """Load balancers that lead to the services that questions ask for, often to the same ones."""
+        r = self.random
+        forwarders = r.sample(FORWARDERS, r.randint(0, 3))
+        return [
+            LoadBalancer(
+                id=f"lb-{at}",
+                vpc_id=VPC,
+                forwards_through=forwarder,
+                listeners=tuple(self._listener(number, ports) for number in range(r.randint(0, 3))),
+            )
+            for at, forwarder in enumerate(forwarders)
+        ]
+
+    def _listener(self, number: int, ports: Sequence[Port]) -> Listener:
+        r = self.random
+        members = r.sample(ports, r.randint(0, min(2, len(ports))))
+        return Listener(
+            id=f"l-{number}",
+            protocol=r.choice([TCP, UDP]),
+            protocol_port=8000 + number,
+            transfer_client_ip=r.random() < 0.8,
+            members=tuple(Member(port_id=p.id, protocol_port=r.choice([22, 80])) for p in members),
+        )
 
     def question(self, policy: Policy) -> FlowQuestion:
         """A question whose fields sit on the bounds that the policy's rules set."""

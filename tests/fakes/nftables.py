@@ -26,6 +26,7 @@ WIDTHS = {
     "ether_addr": 6,
     "@th,64,128": 16,
     "iface_index": 4,
+    "mark": 4,
     "ipv4_addr": 4,
     "ipv6_addr": 16,
     "inet_service": 2,
@@ -507,7 +508,7 @@ def _packed(kind: str, text: str) -> bytes:
         if text[0] + text[-1] != '""' or "*" in name.removesuffix("\\*"):
             raise AssertionError(f"not the name of one interface: {text}")
         raw = name.replace("\\*", "*").encode()
-    elif kind == "iface_index":
+    elif kind in {"iface_index", "mark"}:
         raw = int(text).to_bytes(width, sys.byteorder)
     elif kind == "ether_addr":
         raw = bytes.fromhex(text.replace(":", ""))

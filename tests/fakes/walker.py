@@ -7,13 +7,13 @@ before it is met by a packet. Elements are looked up by the kernel's own bytes.
 import operator
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import cached_property
 from ipaddress import ip_address, ip_network
 
 from secgroupd.core.model import ICMP, ICMPV6, TCP, UDP, Address, Family, family_of
-from secgroupd.core.ruleset import Data, Ruleset, Set, joined_key
+from secgroupd.core.ruleset import Data, Ruleset, Set, index_key, interface_key, joined_key
 
 MOST_JUMPS = 16
 """Chains in one another that the kernel allows (NFT_JUMP_STACK_SIZE)."""
@@ -37,6 +37,7 @@ class Packet:
     """One packet at one hook.
 
     ``sport`` and ``dport`` are the first four bytes behind the IP header, whatever they mean there.
+    ``mac`` is the sender's, ``fwmark`` the packet's own mark, ``mark`` the connection's.
     ``original`` is source and destination of the connection's first packet; None takes this
     packet's own. ``flags`` counts for TCP, ``target`` for neighbour discovery (None: the sender).
     """
@@ -53,6 +54,8 @@ class Packet:
     iif_index: int = 0
     oif: str = ""
     oif_index: int = 0
+    fwmark: int = 0
+    mac: bytes = bytes(6)
     state: State = State.NEW
     reply: bool = False
     mark: int = 0
@@ -106,13 +109,17 @@ def _direction(match: re.Match[str]) -> Condition:
 COMPARISONS: Mapping[str, Callable[[int, int], bool]] = {
     "==": operator.eq,
     "!=": operator.ne,
-    ">=": operator.ge,
 }
 
 
 def _mark(match: re.Match[str]) -> Condition:
     mask, compare, number = int(match[1], 16), COMPARISONS[match[2]], int(match[3], 16)
     return lambda walk: walk.packet.tracked and compare(walk.mark & mask, number)
+
+
+def _mark_between(match: re.Match[str]) -> Condition:
+    mask, first, last = (int(number, 16) for number in match.groups())
+    return lambda walk: walk.packet.tracked and first <= walk.mark & mask <= last
 
 
 def _literal(match: re.Match[str]) -> Condition:
@@ -178,7 +185,7 @@ def _lookup(match: re.Match[str]) -> Condition:
     fields, name = match[1].split(" . "), match[2]
 
     def condition(walk: "Walk") -> bool:
-        key = _key(walk.packet, fields)
+        key = _key(walk.now, fields)
         return key is not None and walk.find(name, key, Data.NOTHING) is not None
 
     return condition
@@ -209,7 +216,7 @@ def _counter_of_key(match: re.Match[str]) -> Condition:
 
 
 FIELD = (
-    r"(?:meta l4proto|th [sd]port|icmp (?:type|code)|icmpv6 (?:type|code)|[io]ifname|[io]if"
+    r"(?:meta l4proto|meta mark|ct mark|ether saddr|th [sd]port|icmp (?:type|code)|icmpv6 (?:type|code)|[io]ifname|[io]if"
     r"|(?:ct (?:original|reply) )?ip6? [sd]addr|@th,64,128)"
 )
 KEY = rf"{FIELD}(?: \. {FIELD})*"
@@ -219,7 +226,8 @@ CONDITIONS: Sequence[tuple[re.Pattern[str], Made]] = [
     for pattern, made in (
         (r"ct state (!= )?([a-z,]+)", _state),
         (r"ct direction (original|reply)", _direction),
-        (r"ct mark and (0x[0-9a-f]+) (==|!=|>=) (0x[0-9a-f]+)", _mark),
+        (r"ct mark and (0x[0-9a-f]+) (==|!=) (0x[0-9a-f]+)", _mark),
+        (r"ct mark and (0x[0-9a-f]+) (0x[0-9a-f]+)-(0x[0-9a-f]+)", _mark_between),
         (r"meta protocol (ip6?)", _family),
         (r"meta l4proto icmp", _is_protocol(ICMP)),
         (r"meta l4proto ipv6-icmp", _is_protocol(ICMPV6)),
@@ -249,23 +257,35 @@ def _interface(packet: Packet, side: str) -> str:
     return packet.iif if side == "i" else packet.oif
 
 
+def _beside(packet: Packet, name: str) -> bytes | None:
+    """Return the bytes of what is known of a packet besides its network and transport headers."""
+    match name:
+        case "meta l4proto":
+            return bytes([packet.protocol])
+        case "meta mark":
+            return index_key(packet.fwmark)
+        case "ct mark":
+            return index_key(packet.mark) if packet.tracked else None
+        case "ether saddr":
+            return packet.mac
+        case "iifname" | "oifname":
+            return interface_key(_interface(packet, name[0]))
+        case _:
+            return index_key(packet.iif_index if name == "iif" else packet.oif_index)
+
+
 def _bytes(packet: Packet, name: str) -> bytes | None:
     """Return a field's bytes, or None where the packet has no such field."""
     original = packet.original or (packet.source, packet.destination)
     match name.split():
-        case ["meta", "l4proto"]:
-            return bytes([packet.protocol])
+        case ["meta" | "ether" | "iifname" | "oifname" | "iif" | "oif", *_] | ["ct", "mark"]:
+            return _beside(packet, name)
         case ["th", end]:
             return (packet.sport if end == "sport" else packet.dport).to_bytes(2, "big")
         case ["icmp" | "icmpv6" as word, part]:
             if packet.protocol != (ICMP if word == "icmp" else ICMPV6):
                 return None
             return bytes([packet.icmp_type if part == "type" else packet.icmp_code])
-        case ["iifname" | "oifname" as word]:
-            return _interface(packet, word[0]).encode().ljust(16, b"\0")
-        case ["iif" | "oif" as word]:
-            index = packet.iif_index if word[0] == "i" else packet.oif_index
-            return index.to_bytes(4, "little")
         case ["ct", which, word, end]:
             if not packet.tracked or (word == "ip") is not (packet.family is Family.IPV4):
                 return None
@@ -379,6 +399,11 @@ class Walk:
     mark: int = 0
     path: list[str] = field(default_factory=list)
     counted: list[str] = field(default_factory=list)
+
+    @property
+    def now(self) -> Packet:
+        """The packet with its connection's mark as it is by now."""
+        return replace(self.packet, mark=self.mark)
 
     def run(self, base: str) -> Walked:
         self.mark = self.packet.mark

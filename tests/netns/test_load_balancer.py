@@ -2,7 +2,7 @@
 
 import json
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from ipaddress import ip_address
 from pathlib import Path
@@ -24,6 +24,8 @@ MEMBER, OTHER = "tap1", "tap2"
 OWN = {MEMBER: ("10.0.0.1", "fd00::1"), OTHER: ("10.0.0.2", "fd00::2")}
 CLIENT = {4: "203.0.113.50", 6: "2001:db8::50"}
 """A client that is reached through the load balancer; another one comes directly."""
+SECOND = {4: "203.0.113.51", 6: "2001:db8::51"}
+"""A client that is reached through another load balancer, which leads to the same service."""
 DIRECT = {4: "203.0.113.9", 6: "2001:db8::9"}
 MAC = "fa:16:3e:00:00:99"
 
@@ -63,6 +65,14 @@ table inet theirs {
     chain marking { type filter hook prerouting priority -400; iifname "lb0" meta mark set 4660; }
 }
 """
+ANOTHER = """
+  - id: another
+    vpc_id: v
+    forwards_through: {interface: lb1}
+    listeners:
+      - {id: tcp, protocol: TCP, protocol_port: 80, transfer_client_ip: true,
+         members: [{port_id: p1, protocol_port: 8080}]}
+"""
 
 
 def document(way: str = "interface", *, transfer: bool = True, rule: str = "first") -> str:
@@ -78,6 +88,7 @@ def agent(tmp_path: Path) -> Iterator[Agent]:
     with Lab() as lab:
         lab.add_port(interface=OTHER, addresses=OWN[OTHER])
         lab.add_port(interface="lb0", addresses=[*CLIENT.values()], mac=MAC)
+        lab.add_port(interface="lb1", addresses=[*SECOND.values()])
         lab.hv.run(["nft", "-f", "-"], stdin=MARKING)
         with agent_on(lab, tmp_path, OWN[MEMBER]) as made:
             yield made
@@ -128,17 +139,17 @@ def test_the_exemption_reaches_the_listeners_members_and_nothing_else(
 
 
 class Conversation:
-    """A TCP connection from a client behind the load balancer, and its two ends."""
+    """A TCP connection from a client behind a load balancer, and its two ends."""
 
-    def __init__(self, agent: Agent, version: int) -> None:
+    def __init__(self, agent: Agent, version: int, balancer: str, client: str) -> None:
         family = socket.AF_INET if version == 4 else socket.AF_INET6
         own = OWN[MEMBER][version == 6]
         with agent.lab.ports[MEMBER].namespace.enter():
             listening = socket.create_server((own, 8080), family=family)
         with listening:
-            with agent.lab.ports["lb0"].namespace.enter():
+            with agent.lab.ports[balancer].namespace.enter():
                 self.client = socket.create_connection(
-                    (own, 8080), timeout=10, source_address=(CLIENT[version], 0)
+                    (own, 8080), timeout=10, source_address=(client, 0)
                 )
             self.server, _ = listening.accept()
         for end in (self.client, self.server):
@@ -159,8 +170,10 @@ class Conversation:
 
 
 @contextmanager
-def conversation(agent: Agent, version: int) -> Iterator[Conversation]:
-    made = Conversation(agent, version)
+def conversation(
+    agent: Agent, version: int, balancer: str = "lb0", clients: Mapping[int, str] = CLIENT
+) -> Iterator[Conversation]:
+    made = Conversation(agent, version, balancer, clients[version])
     try:
         yield made
     finally:
@@ -188,6 +201,23 @@ def test_its_connections_outlive_a_change_that_clears_and_end_with_the_listener(
         change(agent, document(rule="second", transfer=False))
         assert not one.passes(server_first=server_first), "the rules deny it"
     assert 'scenario="listener-removed"' in agent.scrape()
+
+
+@pytest.mark.parametrize("version", [4, 6])
+@pytest.mark.parametrize("server_first", [False, True])
+def test_of_two_that_lead_to_one_port_each_takes_its_own_connections_with_it(
+    agent: Agent, version: int, server_first: bool
+) -> None:
+    agent.give(document() + ANOTHER)
+    agent.start()
+    with conversation(agent, version) as one, conversation(agent, version, "lb1", SECOND) as other:
+        assert one.passes(server_first=server_first) and other.passes(server_first=server_first)
+        change(agent, document(transfer=False) + ANOTHER)
+        assert not one.passes(server_first=server_first), "what brought it is gone"
+        assert other.passes(server_first=server_first)
+        assert other.passes(server_first=not server_first)
+        change(agent, document(rule="second"))
+        assert not other.passes(server_first=server_first)
 
 
 def test_explain_says_so(agent: Agent, capsys: pytest.CaptureFixture[str]) -> None:

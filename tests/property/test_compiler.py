@@ -21,9 +21,10 @@ from tests.fakes.walker import MOST_JUMPS, Packet, Walked, Walker
 from tests.oracle import judge, owner
 
 from secgroupd.core import names
-from secgroupd.core.compiler import GENERATION_MASK, JUDGED_OUT, compile_ruleset
+from secgroupd.core.compiler import compile_ruleset
 from secgroupd.core.draft import Binding
 from secgroupd.core.host import Generations, Host
+from secgroupd.core.marks import BALANCED, INBOUND, JUDGED_OUT, generation_of, way
 from secgroupd.core.model import (
     ICMP,
     ICMPV6,
@@ -34,6 +35,8 @@ from secgroupd.core.model import (
     Clearing,
     Direction,
     Family,
+    Forwarder,
+    LoadBalancer,
     Port,
     Rule,
     State,
@@ -61,6 +64,7 @@ DRAWN = settings(
 RANDOMS = st.randoms(use_true_random=False)
 QUESTIONS = 12
 UPLINK = "uplink0"
+NEW = walker.State.NEW
 EPHEMERAL = 40_000
 REPLIES = {Family.IPV4: {8: 0, 13: 14, 15: 16, 17: 18}, Family.IPV6: {128: 129, 139: 140}}
 """ICMP types that open a connection for Linux, with their replies' (its two ``invmap``)."""
@@ -79,7 +83,10 @@ def _generations(random: Random, policy: Policy, mode: Clearing) -> Generations:
 
 @dataclass(frozen=True)
 class Connection:
-    """A connection by its first packet; DHCP and neighbour discovery are among them."""
+    """A connection by its first packet; DHCP and neighbour discovery are among them.
+
+    ``through`` is the load balancer that its originator's packets come through.
+    """
 
     source: Address
     destination: Address
@@ -88,6 +95,7 @@ class Connection:
     dport: int
     icmp_type: int
     icmp_code: int
+    through: LoadBalancer | None = None
 
     @property
     def family(self) -> Family:
@@ -100,11 +108,15 @@ class Connection:
             return walker.State.UNTRACKED
         if self.protocol in {ICMP, ICMPV6} and self.icmp_type not in REPLIES[self.family]:
             return walker.State.INVALID
-        return walker.State.NEW
+        return NEW
 
     @property
     def first(self) -> Packet:
+        forwarder = self.through.forwards_through if self.through else Forwarder()
         return Packet(
+            iif=forwarder.interface or UPLINK,
+            mac=bytes.fromhex((forwarder.mac_address or "").replace(":", "")) or bytes(6),
+            fwmark=forwarder.fwmark or 0,
             source=self.source,
             destination=self.destination,
             protocol=self.protocol,
@@ -142,6 +154,7 @@ class Connection:
             sport=self.sport,
             icmp_type=self.icmp_type,
             icmp_code=self.icmp_code,
+            through=self.through.id if self.through else None,
         )
 
 
@@ -158,6 +171,7 @@ def _connection(drawing: Drawing, policy: Policy) -> Connection:
         dport=(asked.dport or 0) if asked.protocol in PORT_PROTOCOLS else junk,
         icmp_type=kind,
         icmp_code=asked.icmp_code or 0,
+        through=drawing.random.choice([None, *policy.state.load_balancers]),
     )
 
 
@@ -201,7 +215,17 @@ class Scene:
         name = at.interface or ""
         if leaving:
             return self.walker.walk(names.FROM_PORT, replace(packet, iif=name, oif=UPLINK))
-        return self.walker.walk(names.TO_PORT, replace(packet, iif=UPLINK, oif=name))
+        return self.walker.walk(names.TO_PORT, replace(packet, oif=name))
+
+    def ways(self, one: Connection, at: Port | None = None) -> list[int]:
+        """The ways by which load balancers lead to a connection's service, anywhere or at a port."""
+        return [
+            way(each)
+            for port_id, exempt in self.policy.exemptions.items()
+            for each in exempt
+            if (each.protocol, each.dport) == (one.protocol, one.dport)
+            and at in {None, self.policy.ports[port_id]}
+        ]
 
     def stamped(self, mark: int, direction: Direction) -> int:
         """The mark after a port's rules have allowed a connection."""
@@ -210,14 +234,33 @@ class Scene:
         return mark & JUDGED_OUT | self.generations.current
 
     def expected(
-        self, mark: int, decision: Decision, direction: Direction, *, tracked: bool = True
-    ) -> tuple[bool, int]:
-        """Verdict and mark after a judgement."""
-        if not tracked or decision.reason is Reason.PORT_SECURITY_DISABLED:
-            return decision.allowed, mark
+        self, one: Connection, at: Port, direction: Direction, mark: int = 0
+    ) -> tuple[tuple[bool, int], tuple[str, ...]]:
+        """Verdict and mark after a packet of the originator's is judged, and which counter it raises."""
+        decision = self.decide(one, at, direction)
+        if decision.reason is Reason.PORT_SECURITY_DISABLED or one.first_state is not NEW:
+            return (decision.allowed, mark), _counters(decision)
+        if decision.reason is Reason.LOAD_BALANCER:
+            (brought,) = {
+                way(each)
+                for each in self.policy.exemptions[at.id]
+                if one.through and each.balancer_id == one.through.id
+                if (each.protocol, each.dport) == (one.protocol, one.dport)
+            }
+            return (True, mark & JUDGED_OUT | brought), ()
         if decision.allowed:
-            return True, self.stamped(mark, direction)
-        return False, 0 if self.generations.mode is Clearing.STRICT else mark
+            return (True, self.stamped(mark, direction)), _counters(decision)
+        forgotten = self.generations.mode is Clearing.STRICT
+        return (False, 0 if forgotten else mark), _counters(decision)
+
+    def expected_of_answer(
+        self, one: Connection, at: Port, direction: Direction, mark: int
+    ) -> tuple[tuple[bool, int], tuple[str, ...]]:
+        """The same for an answer, of which only the mark tells whether it is exempt."""
+        judged = direction is Direction.INGRESS and at.port_security_enabled
+        if judged and mark & INBOUND in self.ways(one, at):
+            return (True, mark), ()
+        return self.expected(replace(one, through=None), at, direction, mark)
 
 
 def _scene(random: Random, mode: Clearing = Clearing.DOCUMENTED) -> tuple[Drawing, Scene]:
@@ -235,12 +278,9 @@ def _counters(decision: Decision) -> tuple[str, ...]:
 
 def _check_first(scene: Scene, one: Connection) -> None:
     for at, direction in scene.ends(one):
-        decision = scene.decide(one, at, direction)
         got = scene.meet(one.first, at, leaving=direction is Direction.EGRESS)
-        tracked = one.first_state is walker.State.NEW
-        wanted = scene.expected(0, decision, direction, tracked=tracked)
-        assert (got.accepted, got.mark) == wanted, (one, decision, got)
-        assert got.counted == _counters(decision), (one, decision, got)
+        wanted = scene.expected(one, at, direction)
+        assert ((got.accepted, got.mark), got.counted) == wanted, (one, at, got)
 
 
 @DRAWN
@@ -285,13 +325,21 @@ def test_dhcp_and_neighbour_discovery_are_as_the_evaluator_says(random: Random) 
         _check_first(scene, _link_service(drawing, scene.policy))
 
 
-def _stale_mark(random: Random, scene: Scene, at: Port, direction: Direction) -> int:
+def _inbound_bits(random: Random, scene: Scene, one: Connection, last: int = 9) -> int:
+    """A generation up to the last, or a way that leads to the service, or a foreign one."""
+    return random.choice([random.randint(0, last), *scene.ways(one), BALANCED | 5])
+
+
+def _stale_mark(
+    random: Random, scene: Scene, one: Connection, at: Port, direction: Direction
+) -> int:
     """A mark that the port's end does not count as judged; the other end's part is anything."""
     if scene.generations.mode is Clearing.STRICT:
-        return random.choice([0, JUDGED_OUT]) | random.randint(0, 9)
+        return random.choice([0, JUDGED_OUT]) | _inbound_bits(random, scene, one)
     if direction is Direction.EGRESS:
-        return random.randint(0, 9)
-    return random.choice([0, JUDGED_OUT]) | random.randint(0, scene.generations.of(at.id) - 1)
+        return _inbound_bits(random, scene, one)
+    last = scene.generations.of(at.id) - 1
+    return random.choice([0, JUDGED_OUT]) | _inbound_bits(random, scene, one, last)
 
 
 @pytest.mark.parametrize("mode", Clearing)
@@ -303,17 +351,17 @@ def test_stale_connections_meet_what_their_first_packet_would_meet_now(
     drawing, scene = _scene(random, mode)
     for _ in range(QUESTIONS):
         one = random.choice([_connection, _link_service])(drawing, scene.policy)
-        if one.first_state is not walker.State.NEW:
+        if one.first_state is not NEW:
             continue
         for at, direction in scene.ends(one):
-            decision = scene.decide(one, at, direction)
-            mark = _stale_mark(random, scene, at, direction)
+            mark = _stale_mark(random, scene, one, at, direction)
             opened = direction is Direction.EGRESS
-            wanted = scene.expected(mark, decision, direction)
-            for packet, leaving in ((one.later, opened), (one.answer, not opened)):
+            for packet, leaving, wanted in (
+                (one.later, opened, scene.expected(one, at, direction, mark)),
+                (one.answer, not opened, scene.expected_of_answer(one, at, direction, mark)),
+            ):
                 got = scene.meet(replace(packet, mark=mark), at, leaving=leaving)
-                assert (got.accepted, got.mark) == wanted, (one, at, decision, got)
-                assert got.counted == _counters(decision), (one, at, decision, got)
+                assert ((got.accepted, got.mark), got.counted) == wanted, (one, at, mark, got)
 
 
 def _stale_answer_passes(scene: Scene, one: Connection) -> bool:
@@ -373,8 +421,8 @@ def test_fresh_connections_pass_whatever_the_rules_say(random: Random) -> None:
     drawing, scene = _scene(random)
     generations = scene.generations
     for _ in range(QUESTIONS):
-        one = _connection(drawing, scene.policy)
-        if one.first_state is not walker.State.NEW:
+        one = replace(_connection(drawing, scene.policy), through=None)
+        if one.first_state is not NEW:
             continue
         for at, direction in scene.ends(one):
             opened = direction is Direction.EGRESS
@@ -396,13 +444,14 @@ def test_icmp_errors_pass_with_their_connection_or_not_at_all(random: Random) ->
         one = _connection(drawing, scene.policy)
         error = ICMP if one.family is Family.IPV4 else ICMPV6
         for at, direction in scene.ends(one):
-            if one.first_state is not walker.State.NEW or not at.port_security_enabled:
+            if one.first_state is not NEW or not at.port_security_enabled:
                 continue
             opened = direction is Direction.EGRESS
-            mark = random.choice([0, JUDGED_OUT]) | random.randint(0, 9)
+            mark = random.choice([0, JUDGED_OUT]) | _inbound_bits(random, scene, one)
             judged = mark >= JUDGED_OUT
             if not opened:
-                judged = mark & GENERATION_MASK >= scene.generations.of(at.id)
+                judged = generation_of(mark) >= scene.generations.of(at.id)
+                judged = judged or mark & INBOUND in scene.ways(one, at)
             for packet, leaving in ((one.later, opened), (one.answer, not opened)):
                 about = replace(
                     packet,
@@ -519,6 +568,17 @@ def _shuffled(random: Random, made: State) -> State:
     return replace(
         made,
         vpcs=mixed(made.vpcs),
+        load_balancers=mixed(
+            tuple(
+                replace(
+                    b,
+                    listeners=mixed(
+                        tuple(replace(one, members=mixed(one.members)) for one in b.listeners)
+                    ),
+                )
+                for b in made.load_balancers
+            )
+        ),
         address_groups=mixed(
             tuple(replace(g, entries=mixed(g.entries)) for g in made.address_groups)
         ),

@@ -1,72 +1,100 @@
 """Load balancers that pass their clients' addresses on: what they forward is exempt from inbound rules.
 
 Their packets look like the clients' own, so that they are told apart by how they come: through an
-interface, with a mark, or from a MAC address. Only what opens a connection, or goes with it, can be
-told so: answers are known by the connection, whose mark keeps that no rule has judged it.
+interface, with a mark, or from a MAC address. Each packet towards a port is asked for that. Answers,
+and ICMP errors, are known by the connection, whose mark keeps the way that it was brought: they pass
+while that way leads to the port, and are judged by the rules as soon as it does not.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from secgroupd.core import names
+from secgroupd.core import marks
 from secgroupd.core.draft import Draft, LocalPort
 from secgroupd.core.policy import Exemption, Policy
 from secgroupd.core.ruleset import Key, index_key, interface_key, joined_key, quotable
 
-BALANCED = 0x40000000
-"""Bit of the ct mark: a load balancer has brought the connection, which no inbound rule has judged."""
-
 EXEMPT = "exempt"
+"""The set of interfaces, each with the marks of connections that are exempt at it."""
 THROUGH = {
     Key.THROUGH_INTERFACE: ("through_interface", "iifname"),
     Key.THROUGH_MARK: ("through_mark", "meta mark"),
     Key.THROUGH_MAC: ("through_mac", "ether saddr"),
 }
-"""The sets that tell load balancers' packets apart, and what is looked up in each first."""
+"""The maps that tell load balancers' packets apart, and what is looked up in each first."""
 
 
 @dataclass(frozen=True, slots=True)
 class Exempt:
-    """Lines that let pass what is exempt: towards ports, and their answers."""
+    """Lines that let pass what is exempt: towards ports, and what is known by its connection's mark.
+
+    ``original`` is for what goes to ports at which the connection ends, ``reply`` for what they answer.
+    """
 
     to_port: tuple[str, ...] = ()
-    from_port: tuple[str, ...] = ()
+    original: tuple[str, ...] = ()
+    reply: tuple[str, ...] = ()
 
 
-def add_exemptions(draft: Draft, policy: Policy, judged: Sequence[LocalPort]) -> Exempt:
-    """Make the sets that tell what is exempt; return the lines that look it up.
+def add_exemptions(
+    draft: Draft, policy: Policy, judged: Sequence[LocalPort], before: Sequence[str]
+) -> Exempt:
+    """Make the chains, maps and the set that tell what is exempt; return the lines that look it up.
 
     Ports and forwarding interfaces whose names no rule can say are left to the rules.
+
+    Args:
+        draft: the table.
+        policy: the resolved document.
+        judged: the ports of the table.
+        before: lines for what is let pass, before its connection is marked.
     """
-    answers: list[bytes] = []
-    keys: Mapping[Key, list[bytes]] = {key: [] for key in THROUGH}
+    known: list[bytes] = []
+    led: Mapping[Key, dict[bytes, str]] = {key: {} for key in THROUGH}
     for port, binding in judged:
         if not quotable(binding.interface):
             continue
         own = interface_key(binding.interface)
         for one in policy.exemptions.get(port.id, ()):
-            service = (own, bytes([one.protocol]), one.dport.to_bytes(2, "big"))
             how = _recognised(one)
-            if how is not None:
-                keys[how[0]].append(joined_key(how[1], *service))
-                answers.append(joined_key(*service))
-    if not answers:
+            if how is None:
+                continue
+            service = (own, bytes([one.protocol]), one.dport.to_bytes(2, "big"))
+            chain = _chain(draft, one, before)
+            led[how[0]].setdefault(joined_key(how[1], *service), f"goto {chain}")
+            # The client may be a port here, which has a bit of the mark for itself.
+            kept = (marks.way(one), marks.way(one) | marks.JUDGED_OUT)
+            known += [joined_key(own, index_key(mark)) for mark in kept]
+    if not known:
         return Exempt()
+    exempt = draft.host_set(EXEMPT, Key.EXEMPT, known)
     towards = [
         f"ct direction original {field} . oifname . meta l4proto . th dport "
-        f"@{draft.host_set(name, key, keys[key])} goto {names.OK_BALANCED}"
+        f"vmap @{draft.host_map(name, key, led[key])}"
         for key, (name, field) in THROUGH.items()
-        if keys[key]
+        if led[key]
     ]
-    answering = (
-        f"ct direction reply ct mark and 0x{BALANCED:08x} != 0x0 iifname . meta l4proto . th sport "
-        f"@{draft.host_set(EXEMPT, Key.EXEMPT, answers)} goto {names.OK_BALANCED}"
+    brought = f"ct mark and 0x{marks.BALANCED:08x} != 0x0"
+    return Exempt(
+        tuple(towards),
+        (f"ct direction original {brought} oifname . ct mark @{exempt} accept",),
+        (f"ct direction reply {brought} iifname . ct mark @{exempt} accept",),
     )
-    return Exempt(tuple(towards), (answering,))
+
+
+def _chain(draft: Draft, one: Exemption, before: Sequence[str]) -> str:
+    """Make the chain that marks what comes one way, and lets it pass; return its name."""
+    way = marks.way(one)
+    name = f"brought_{way & marks.LAST_GENERATION:08x}"
+    stamp = f"ct mark set ct mark and 0x{marks.JUDGED_OUT:08x} or 0x{way:x}"
+    if name not in draft.chains:
+        lines = [*before, *draft.logging_accepted(name), stamp, "accept"]
+        draft.chain(name, lines, f"load balancer {one.balancer_id}")
+    return name
 
 
 def _recognised(one: Exemption) -> tuple[Key, bytes] | None:
-    """Return in which set a load balancer's packets are looked up, and what they begin with there."""
+    """Return in which map a load balancer's packets are looked up, and what they begin with there."""
     forwarder = one.forwarder
     if forwarder.fwmark is not None:
         return Key.THROUGH_MARK, index_key(forwarder.fwmark)

@@ -37,6 +37,7 @@ from secgroupd.core.draft import (
 )
 from secgroupd.core.host import Bridging, Generations, Host
 from secgroupd.core.kept import Kept
+from secgroupd.core.marks import INBOUND, JUDGED_OUT, LAST_GENERATION
 from secgroupd.core.meaning import Meanings
 from secgroupd.core.model import Clearing, Direction, Family, Timeout
 from secgroupd.core.policy import Policy, Profile
@@ -53,12 +54,6 @@ FROM_PORT_HOOK = Hook("prerouting", -150)
 TO_PORT_HOOK = Hook("postrouting", 150)
 """After source NAT (100), which also undoes destination NAT for replies: ports as the instance
 knows them. Peers are read from the connection, so the host's own NAT does not hide them."""
-
-JUDGED_OUT = 0x80000000
-"""Bit of the ct mark: the outbound rules of the originator's port have allowed the connection."""
-GENERATION_MASK = 0x3FFFFFFF
-"""Bits of the ct mark: the generation in which the responder's inbound rules last allowed it, or in
-which it was last exempt from them."""
 
 POLICIES = {
     "tcp": {Timeout.TCP_ESTABLISHED: "established", Timeout.TCP_FIN_WAIT: "fin_wait"},
@@ -175,7 +170,7 @@ class _Compiler:
             self._profile(profile, maps, meanings)
         self._shared(judged)
         self._raw(judged)
-        exempt = balancing.add_exemptions(self.draft, self.policy, judged)
+        exempt = balancing.add_exemptions(self.draft, self.policy, judged, self._limits())
         # Before all else: what a port opened is not judged again when a peering goes.
         walls = add_walls(self.draft, self.policy, local)
         self._base(maps, [*self._guards(judged), *walls], exempt)
@@ -316,9 +311,6 @@ class _Compiler:
         stamp = f"ct mark set ct mark and 0x{JUDGED_OUT:08x} or 0x{g.current:x}"
         limits = self._limits()
         stamps = {names.OK_IN: stamp, names.OK_OUT: f"ct mark set ct mark or 0x{JUDGED_OUT:08x}"}
-        if any(self.policy.exemptions.get(port.id) for port, _ in judged):
-            bits = balancing.BALANCED | g.current
-            stamps[names.OK_BALANCED] = f"ct mark set ct mark and 0x{JUDGED_OUT:08x} or 0x{bits:x}"
         for name, line in stamps.items():
             logging = self.draft.logging_accepted(name)
             self.draft.chain(name, [*limits, *logging, line, "accept"])
@@ -351,7 +343,7 @@ class _Compiler:
         for number in {g.of(port.id) for port, _ in judged}:
             self.draft.chain(
                 names.generation(number),
-                [f"ct mark and 0x{GENERATION_MASK:08x} >= 0x{number:x} goto {names.OK_IN}"],
+                [f"{_judged_since(number)} goto {names.OK_IN}"],
             )
 
     def _limits(self) -> list[str]:
@@ -379,8 +371,8 @@ class _Compiler:
         # Nothing is stamped later than now: where the newest minimum is now, fresh means equal,
         # which costs the kernel half of what an order does.
         g = self.generations
-        order = "==" if g.newest == g.current else ">="
-        fresh_in = f"ct mark and 0x{GENERATION_MASK:08x} {order} 0x{g.newest:x} accept"
+        exactly = f"ct mark and 0x{INBOUND:08x} == 0x{g.newest:x}"
+        fresh_in = f"{exactly if g.newest == g.current else _judged_since(g.newest)} accept"
         judged_out = f"ct mark and 0x{JUDGED_OUT:08x} != 0x0 accept"
         self.draft.chain(
             names.KNOWN_FROM,
@@ -394,7 +386,7 @@ class _Compiler:
             known = names.KNOWN_FROM if side == "i" else names.KNOWN_TO
             lines = list(guards) if side == "o" else []
             lines += [f"ct state established jump {known}"] if self._trusting else []
-            lines += exempt.to_port if side == "o" else exempt.from_port
+            lines += exempt.to_port if side == "o" else exempt.reply
             lines += maps.ports(side).lines(side)
             self.draft.chain(inside, [*lines, f"goto {names.CLOSED}"])
             self.draft.chain(base, self._leading(side, inside), hook=hook)
@@ -405,6 +397,7 @@ class _Compiler:
                 [
                     "meta l4proto != { icmp, ipv6-icmp } return",
                     f"jump {known}",
+                    *(exempt.reply if side == "i" else exempt.original),
                     *(f"ct direction {judged_again} {line}" for line in maps.live.lines(side)),
                     f"goto {names.DENY_OUT if side == 'i' else names.DENY_IN}",
                 ],
@@ -494,6 +487,11 @@ def _counting_denied(draft: Draft, judged: Sequence[LocalPort]) -> list[str]:
         f"{side}ifname @{draft.counting_set(purpose, bindings)} drop"
         for side, purpose in (("o", names.DENIED_TO), ("i", names.DENIED_FROM))
     ]
+
+
+def _judged_since(number: int) -> str:
+    """Return the condition that inbound rules have allowed a connection in a generation or later."""
+    return f"ct mark and 0x{INBOUND:08x} 0x{number:x}-0x{LAST_GENERATION:08x}"
 
 
 _SIDES = (

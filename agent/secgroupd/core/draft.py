@@ -135,6 +135,10 @@ class Draft:
         """Make a hash set of some key; return its name."""
         return self._sized(purpose, key, dict.fromkeys(elements, ""))
 
+    def host_map(self, purpose: str, key: Key, verdicts: Mapping[bytes, str]) -> str:
+        """Make a hash map of some key to verdicts; return its name."""
+        return self._sized(purpose, key, verdicts, data=Data.VERDICT)
+
     def counting_set(self, purpose: str, bindings: Iterable[Binding]) -> str:
         """Make a set of interfaces that counts what matches each; return its name."""
         elements = {interface_key(b.interface): "" for b in bindings if quotable(b.interface)}

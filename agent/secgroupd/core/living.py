@@ -2,19 +2,20 @@
 
 A stamp tells the generation in which the responder's rules last allowed a connection; the records
 of the documents that were in force in that generation tell which rule it was. Of the originator's
-judgement the kernel keeps one bit, so that there every kept document comes into question.
+judgement the kernel keeps one bit, and of what a load balancer has brought the way, so that there
+every kept document comes into question.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from secgroupd.core.compiler import JUDGED_OUT
 from secgroupd.core.host import Generations
-from secgroupd.core.model import Clearing, Direction
+from secgroupd.core.marks import JUDGED_OUT
+from secgroupd.core.model import Clearing, Direction, Port
 from secgroupd.core.policy import Policy
 from secgroupd.core.tracked import Connection, Judge
-from secgroupd.core.verdict import Decision, decide
+from secgroupd.core.verdict import Decision, Reason, decide
 
 
 class Fate(StrEnum):
@@ -68,22 +69,45 @@ def standings(connection: Connection, judge: Judge, epochs: Sequence[Epoch]) -> 
     for direction, port in ends.items():
         if port is None:
             continue
-        packet = connection.first_packet(direction)
-        inbound = direction is Direction.INGRESS
-        if inbound:
-            fresh = connection.stamp >= judge.generations.of(port.id)
-            asked = [one for one in epochs if one.generations.current == connection.stamp]
-        else:
-            fresh = bool(connection.mark & JUDGED_OUT)
-            asked = list(epochs) if fresh else []
-        then: dict[tuple[str | None, str | None], tuple[str, Decision]] = {}
-        for one in asked:
-            if port.id in one.policy.ports:
-                found = decide(one.policy, one.policy.ports[port.id], direction, packet)
-                if found.allowed:
-                    then.setdefault((found.group_id, found.rule_id), (one.revision, found))
-        now = decide(judge.policy, port, direction, packet)
+        now = _decision(connection, judge.policy, port, direction)
+        asked, fresh = _known(connection, judge, epochs, port, direction)
+        exempt = now.reason is Reason.LOAD_BALANCER
         fate = Fate.PASSES
-        if strict or not fresh:
+        if not exempt and (strict or not fresh):
             fate = Fate.JUDGED_AND_PASSES if now.allowed else Fate.CUT
-        yield Standing(connection, direction, tuple(then.values()), now, fate)
+        admitted = _admitted(connection, asked, port, direction)
+        yield Standing(connection, direction, tuple(admitted), now, fate)
+
+
+def _known(
+    connection: Connection, judge: Judge, epochs: Sequence[Epoch], port: Port, direction: Direction
+) -> tuple[Iterable[Epoch], bool]:
+    """Return in which documents' time a port may have let a connection in, and whether that counts."""
+    if direction is Direction.EGRESS:
+        judged = bool(connection.mark & JUDGED_OUT)
+        return (epochs if judged else ()), judged
+    if connection.brought:
+        return [one for one in epochs if _brings(one.policy, connection, port)], False
+    stamped = [one for one in epochs if one.generations.current == connection.stamp]
+    return stamped, connection.stamp >= judge.generations.of(port.id)
+
+
+def _brings(policy: Policy, connection: Connection, port: Port) -> bool:
+    return connection.brought_by(policy, port) is not None
+
+
+def _admitted(
+    connection: Connection, asked: Iterable[Epoch], port: Port, direction: Direction
+) -> Iterable[tuple[str, Decision]]:
+    """Return the judgements of documents that let a connection in, each once, the youngest first."""
+    found: dict[tuple[str | None, str | None], tuple[str, Decision]] = {}
+    for one in asked:
+        then = one.policy.ports.get(port.id)
+        decision = then and _decision(connection, one.policy, then, direction)
+        if decision and decision.allowed:
+            found.setdefault((decision.group_id, decision.rule_id), (one.revision, decision))
+    return found.values()
+
+
+def _decision(connection: Connection, policy: Policy, port: Port, direction: Direction) -> Decision:
+    return decide(policy, port, direction, connection.brought_packet(policy, port, direction))

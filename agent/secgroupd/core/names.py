@@ -28,9 +28,6 @@ OK_IN = "ok_in"
 OK_OUT = "ok_out"
 """The only places that stamp a connection."""
 
-OK_BALANCED = "ok_balanced"
-"""Where what a load balancer has brought is stamped, unjudged."""
-
 DENY_IN = "deny_in"
 DENY_OUT = "deny_out"
 CLOSED = "closed"

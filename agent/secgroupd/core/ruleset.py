@@ -78,7 +78,7 @@ class Key(Enum):
     SENDER4 = KeyShape((Part.NAME, Part.MAC, Part.IPV4))
     SENDER6 = KeyShape((Part.NAME, Part.MAC, Part.IPV6))
     TARGET = KeyShape((Part.NAME, Part.ND_TARGET))
-    EXEMPT = KeyShape((Part.NAME, Part.PROTOCOL, Part.SERVICE))
+    EXEMPT = KeyShape((Part.NAME, Part.MARK))
     THROUGH_INTERFACE = KeyShape((Part.NAME, Part.NAME, Part.PROTOCOL, Part.SERVICE))
     THROUGH_MARK = KeyShape((Part.MARK, Part.NAME, Part.PROTOCOL, Part.SERVICE))
     THROUGH_MAC = KeyShape((Part.MAC, Part.NAME, Part.PROTOCOL, Part.SERVICE))

@@ -5,9 +5,8 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from ipaddress import ip_address
 
-from secgroupd.core.balancing import BALANCED
-from secgroupd.core.compiler import GENERATION_MASK
 from secgroupd.core.host import Generations
+from secgroupd.core.marks import BALANCED, INBOUND, generation_of, way
 from secgroupd.core.model import Address, Direction, Port
 from secgroupd.core.policy import Policy
 from secgroupd.core.verdict import Decision, Packet, decide
@@ -49,12 +48,26 @@ class Connection:
     @property
     def stamp(self) -> int:
         """The generation in which inbound rules last allowed it; 0 for never."""
-        return self.mark & GENERATION_MASK
+        return generation_of(self.mark)
+
+    @property
+    def brought(self) -> bool:
+        """Whether a load balancer has brought it, so that no inbound rule has judged it."""
+        return bool(self.mark & BALANCED)
+
+    def brought_by(self, policy: Policy, port: Port) -> str | None:
+        """Return which load balancer leads to the port the way that it was brought; None for none."""
+        if not self.brought:
+            return None
+        exempt = policy.exemptions.get(port.id, ())
+        inbound = self.mark & INBOUND
+        return next((one.balancer_id for one in exempt if way(one) == inbound), None)
 
     def first_packet(self, direction: Direction) -> Packet:
         """Return the packet that opened it, as the port that judges this direction met it.
 
-        To the responder, the peer is whom it answers to; to the originator, whom it asked.
+        To the responder, the peer is whom it answers to; to the originator, whom it asked. Through
+        what it came is not said: what does not come through a load balancer is judged like any other.
         """
         inbound = direction is Direction.INGRESS
         return Packet(
@@ -64,6 +77,13 @@ class Connection:
             icmp_type=self.icmp_type,
             icmp_code=self.icmp_code,
         )
+
+    def brought_packet(self, policy: Policy, port: Port, direction: Direction) -> Packet:
+        """Return the packet that opened it, through the load balancer that has brought it, if any."""
+        packet = self.first_packet(direction)
+        if direction is Direction.INGRESS:
+            packet = replace(packet, through=self.brought_by(policy, port))
+        return packet
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,15 +144,7 @@ class Judge:
         port = self.responder(connection)
         if port is None:
             return None
-        packet = connection.first_packet(Direction.INGRESS)
-        if connection.mark & BALANCED:
-            # Through which one it came, nobody knows any more: any that may bring it, will do.
-            through = (
-                one.balancer_id
-                for one in self.policy.exemptions.get(port.id, ())
-                if (one.protocol, one.dport) == (packet.protocol, packet.dport)
-            )
-            packet = replace(packet, through=next(through, None))
+        packet = connection.brought_packet(self.policy, port, Direction.INGRESS)
         # Clients come in numbers; what decides about one decides about its other connections.
         key = (port.id, packet)
         decision = self._decisions.get(key)

@@ -12,7 +12,7 @@ from collections.abc import Container, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from secgroupd.closing import Closing
-from secgroupd.core.compiler import GENERATION_MASK
+from secgroupd.core.marks import generation_of
 from secgroupd.core.model import ICMP, ICMPV6, TCP
 from secgroupd.core.tracked import Connection, Endpoint, Place, address
 from secgroupd.dataplane.netlink import (
@@ -150,7 +150,7 @@ def _connection(body: memoryview, minimums: Mapping[Place, int]) -> Connection |
     if minimum is None:
         return None
     mark = int(struct.unpack(">I", parts[MARK])[0]) if MARK in parts else 0
-    if mark & GENERATION_MASK >= minimum:
+    if generation_of(mark) >= minimum:
         return None
     return connection_of(parts)
 

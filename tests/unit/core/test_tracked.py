@@ -5,8 +5,8 @@ from ipaddress import ip_address
 import pytest
 from tests.builders import group, port, rule, state
 
-from secgroupd.core.compiler import JUDGED_OUT
 from secgroupd.core.host import Generations
+from secgroupd.core.marks import JUDGED_OUT
 from secgroupd.core.model import ICMP, TCP, Port
 from secgroupd.core.policy import Policy
 from secgroupd.core.tracked import Connection, Endpoint, Judge, address
