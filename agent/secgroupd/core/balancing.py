@@ -9,7 +9,7 @@ while that way leads to the port, and are judged by the rules as soon as it does
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from secgroupd.core import marks
+from secgroupd.core import marks, names
 from secgroupd.core.draft import Draft, LocalPort
 from secgroupd.core.policy import Exemption, Policy
 from secgroupd.core.ruleset import Key, index_key, interface_key, joined_key, quotable
@@ -60,11 +60,15 @@ def add_exemptions(
             if how is None:
                 continue
             service = (own, bytes([one.protocol]), one.dport.to_bytes(2, "big"))
-            chain = _chain(draft, one, before)
+            way = marks.way(one)
+            chain = names.brought(way)
+            if chain not in draft.chains:
+                stamp = f"ct mark set ct mark and 0x{marks.JUDGED_OUT:08x} or 0x{way:x}"
+                lines = [*before, *draft.logging_accepted(chain), stamp, "accept"]
+                draft.chain(chain, lines, f"load balancer {one.balancer_id}")
             led[how[0]].setdefault(joined_key(how[1], *service), f"goto {chain}")
             # The client may be a port here, which has a bit of the mark for itself.
-            kept = (marks.way(one), marks.way(one) | marks.JUDGED_OUT)
-            known += [joined_key(own, index_key(mark)) for mark in kept]
+            known += [joined_key(own, index_key(mark)) for mark in (way, way | marks.JUDGED_OUT)]
     if not known:
         return Exempt()
     exempt = draft.host_set(EXEMPT, Key.EXEMPT, known)
@@ -80,17 +84,6 @@ def add_exemptions(
         (f"ct direction original {brought} oifname . ct mark @{exempt} accept",),
         (f"ct direction reply {brought} iifname . ct mark @{exempt} accept",),
     )
-
-
-def _chain(draft: Draft, one: Exemption, before: Sequence[str]) -> str:
-    """Make the chain that marks what comes one way, and lets it pass; return its name."""
-    way = marks.way(one)
-    name = f"brought_{way & marks.LAST_GENERATION:08x}"
-    stamp = f"ct mark set ct mark and 0x{marks.JUDGED_OUT:08x} or 0x{way:x}"
-    if name not in draft.chains:
-        lines = [*before, *draft.logging_accepted(name), stamp, "accept"]
-        draft.chain(name, lines, f"load balancer {one.balancer_id}")
-    return name
 
 
 def _recognised(one: Exemption) -> tuple[Key, bytes] | None:

@@ -87,13 +87,9 @@ def _known(
         judged = bool(connection.mark & JUDGED_OUT)
         return (epochs if judged else ()), judged
     if connection.brought:
-        return [one for one in epochs if _brings(one.policy, connection, port)], False
+        return [one for one in epochs if connection.brought_by(one.policy, port)], False
     stamped = [one for one in epochs if one.generations.current == connection.stamp]
     return stamped, connection.stamp >= judge.generations.of(port.id)
-
-
-def _brings(policy: Policy, connection: Connection, port: Port) -> bool:
-    return connection.brought_by(policy, port) is not None
 
 
 def _admitted(

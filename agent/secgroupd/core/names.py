@@ -4,6 +4,7 @@ Chains of a profile carry its digest ``P``: ``to_P`` judges what travels towards
 ``from_P`` what comes from them. Classes are named by their content, sets by their meaning.
 """
 
+from secgroupd.core.marks import LAST_GENERATION
 from secgroupd.core.model import Direction
 from secgroupd.core.policy import Profile
 from secgroupd.core.ruleset import digest, slug
@@ -91,6 +92,11 @@ def towards(direction: Direction) -> str:
 def generation(number: int) -> str:
     """Return the chain that lets connections pass that were judged in a generation or later."""
     return f"gen_{number}"
+
+
+def brought(way: int) -> str:
+    """Return the chain that marks what a load balancer brings one way, unjudged."""
+    return f"brought_{way & LAST_GENERATION:08x}"
 
 
 def counter(group_id: str, rule_id: str) -> str:

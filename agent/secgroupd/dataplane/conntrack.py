@@ -8,8 +8,9 @@ some kernels, and zone-only ones everything on others. Numbers are those of
 import errno
 import struct
 import time
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from secgroupd.closing import Closing
 from secgroupd.core.marks import generation_of
@@ -24,6 +25,8 @@ from secgroupd.dataplane.netlink import (
     reading,
 )
 from secgroupd.errors import DataplaneError
+
+T = TypeVar("T")
 
 SUBSYSTEM = 1 << 8
 NEW, GET, DELETE = 0, 1, 2
@@ -63,10 +66,7 @@ class Conntrack(Closing):
             DataplaneError: the kernel refused.
         """
         with reading("the connection table"):
-            for number, body in enumerate(self._netlink.stream(SUBSYSTEM | GET, 0), 1):
-                if number % ENTRIES_BETWEEN_RESTS == 0:
-                    # The interpreter runs one thread at a time: enforcement goes first.
-                    time.sleep(REST_SECONDS)
+            for body in _resting(self._netlink.stream(SUBSYSTEM | GET, 0)):
                 found = _connection(body, minimums)
                 if found is not None:
                     yield found
@@ -97,9 +97,7 @@ class Conntrack(Closing):
         Raises:
             DataplaneError: the kernel refused.
         """
-        for number, found in enumerate(self.entries(), 1):
-            if number % ENTRIES_BETWEEN_RESTS == 0:
-                time.sleep(REST_SECONDS)
+        for found in _resting(self.entries()):
             ends = {(found.zone, one.source.packed) for one in (found.original, found.reply)}
             if found.protocol == TCP and any(end in places for end in ends):
                 yield found
@@ -135,6 +133,15 @@ class Conntrack(Closing):
             if refused:
                 raise DataplaneError(f"the kernel would not change a connection: {refused[0]}")
         return done
+
+
+def _resting(entries: Iterable[T]) -> Iterator[T]:
+    """Yield entries, and rest now and then."""
+    for number, entry in enumerate(entries, 1):
+        if number % ENTRIES_BETWEEN_RESTS == 0:
+            # The interpreter runs one thread at a time: enforcement goes first.
+            time.sleep(REST_SECONDS)
+        yield entry
 
 
 def _connection(body: memoryview, minimums: Mapping[Place, int]) -> Connection | None:

@@ -8,7 +8,7 @@ import errno
 import socket
 import struct
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 from secgroupd.closing import Closing
 from secgroupd.core.drift import Change
@@ -119,8 +119,7 @@ class RulesetEvents(Closing):
         """Return the descriptor, for select."""
         return self._events.fileno()
 
-    @contextmanager
-    def deaf(self) -> Iterator[None]:
+    def deaf(self) -> AbstractContextManager[None]:
         """Hear nothing for the block's duration: whoever needs to know looks at the tables after it.
 
         While anybody in any network namespace listens to changes of rulesets, the kernel keeps a message
@@ -129,8 +128,7 @@ class RulesetEvents(Closing):
         Raises:
             DataplaneError: the socket was lost, and the kernel gives no other.
         """
-        with self._events.deaf():
-            yield
+        return self._events.deaf()
 
     def changes(self) -> list[Change]:
         """Take every event that has come; return the transactions that they end, in order."""
