@@ -260,3 +260,18 @@ def settle(conversations: Iterable[Conversation]) -> None:
             while fcntl.ioctl(end.socket, termios.TIOCOUTQ, b"\0" * 4) != b"\0" * 4:
                 assert time.monotonic() < deadline, f"{conversation.name} is not acknowledged"
                 select.select([], [], [], 0.005)
+
+
+def pour(source: End, sink: End, amount: int = 2_000_000) -> None:
+    """Send more from one end to the other than any window that was seen so far."""
+    sent = received = 0
+    deadline = time.monotonic() + 20
+    while received < amount:
+        assert time.monotonic() < deadline, f"{received} of {amount} bytes arrived"
+        readable, writable, _ = select.select(
+            [sink.socket], [source.socket] if sent < amount else [], [], 1
+        )
+        if writable:
+            sent += source.socket.send(b"." * min(65536, amount - sent))
+        if readable:
+            received += len(sink.socket.recv(1 << 20))

@@ -14,7 +14,7 @@ import pytest
 from tests.builders import both, group, port, rule, state
 from tests.enforcing import bindings, enforcer
 from tests.netns.agents import await_that
-from tests.netns.conversations import Conversation, Conversations, End, exchange, settle
+from tests.netns.conversations import Conversation, Conversations, End, exchange, pour, settle
 from tests.tables import family
 
 from secgroupd.core.model import ICMP, SCTP, TCP, UDP, Clearing, State, Timeout
@@ -468,21 +468,6 @@ table inet elsewhere {
     chain c { type filter hook prerouting priority -400; notrack; }
 }
 """
-
-
-def pour(source: End, sink: End, amount: int = 2_000_000) -> None:
-    """Send more from one end to the other than any window that was seen so far."""
-    sent = received = 0
-    deadline = time.monotonic() + 20
-    while received < amount:
-        assert time.monotonic() < deadline, f"{received} of {amount} bytes arrived"
-        readable, writable, _ = select.select(
-            [sink.socket], [source.socket] if sent < amount else [], [], 1
-        )
-        if writable:
-            sent += source.socket.send(b"." * min(65536, amount - sent))
-        if readable:
-            received += len(sink.socket.recv(1 << 20))
 
 
 @pytest.mark.parametrize("version", [4, 6])
