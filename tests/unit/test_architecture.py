@@ -38,8 +38,11 @@ PACKAGES = {
 BESIDE = {
     ("secgroupd.dataplane.nft", "secgroupd.dataplane.nft_read"),
     ("secgroupd.dataplane.nft", "secgroupd.dataplane.nft_worker"),
+    ("secgroupd.dataplane.nft", "secgroupd.dataplane.nft_write"),
     ("secgroupd.dataplane.nft", "secgroupd.dataplane.netlink"),
     ("secgroupd.dataplane.nft_read", "secgroupd.dataplane.netlink"),
+    ("secgroupd.dataplane.nft_write", "secgroupd.dataplane.nft_read"),
+    ("secgroupd.dataplane.nft_write", "secgroupd.dataplane.netlink"),
     ("secgroupd.dataplane.conntrack", "secgroupd.dataplane.netlink"),
     ("secgroupd.dataplane.links", "secgroupd.dataplane.netlink"),
     ("secgroupd.dataplane.links", "secgroupd.dataplane.events"),

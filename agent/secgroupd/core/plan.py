@@ -18,9 +18,10 @@ fresh process recognises what is there without any memory of its own.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 
 from secgroupd.core.ruleset import TABLE, Chain, Data, Hook, Ruleset, Set, key_text, padded
 
@@ -70,10 +71,15 @@ class Observed:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One nft command, and the object of the document that it comes from."""
+    """One nft command, and the object of the document that it comes from.
+
+    A command about elements also says which, in the kernel's own bytes: ``keys`` of the set ``of``.
+    """
 
     text: str
     origin: str = ""
+    of: Set | None = field(default=None, compare=False, repr=False)
+    keys: tuple[bytes, ...] = field(default=(), compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,15 +252,14 @@ def _words(chain: Chain) -> set[str]:
     return {word for rule in chain.rules for word in rule.text.split()}
 
 
-def _chunks(texts: Iterable[str]) -> Iterable[str]:
-    pending: list[str] = []
-    for text in texts:
-        pending.append(text)
-        if len(pending) == ELEMENTS_A_LINE:
-            yield ", ".join(pending)
-            pending = []
-    if pending:
-        yield ", ".join(pending)
+def _about(
+    command: str, table: str, one: Set, keys: Sequence[bytes], text: Callable[[bytes], str]
+) -> Iterator[Line]:
+    """Yield the lines that do something with elements of a set, in nft's words by ``text``."""
+    for at in range(0, len(keys), ELEMENTS_A_LINE):
+        some = tuple(keys[at : at + ELEMENTS_A_LINE])
+        body = ", ".join(map(text, some))
+        yield Line(f"{command} {table} {one.name} {{ {body} }}", one.origin, one, some)
 
 
 @dataclass(frozen=True, slots=True)
@@ -369,8 +374,7 @@ class _Difference:
         for name in kept:
             one, old = self.desired.sets[name], self.observed.sets[name].elements
             gone = sorted(raw for raw, verdict in old.items() if one.elements.get(raw) != verdict)
-            for part in _chunks(key_text(one.key, raw) for raw in gone):
-                yield Line(f"delete element {self.table} {name} {{ {part} }}", one.origin)
+            yield from _about("delete element", self.table, one, gone, partial(key_text, one.key))
         for name in kept:
             yield from self._add(self.desired.sets[name], self.observed.sets[name].elements)
 
@@ -394,5 +398,4 @@ class _Difference:
         if one.timeout:
             return
         new = sorted(raw for raw, verdict in one.elements.items() if there.get(raw) != verdict)
-        for part in _chunks(one.text(raw) for raw in new):
-            yield Line(f"add element {self.table} {one.name} {{ {part} }}", one.origin)
+        yield from _about("add element", self.table, one, new, one.text)

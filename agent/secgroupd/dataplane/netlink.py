@@ -17,10 +17,12 @@ from secgroupd.errors import DataplaneError
 
 NETLINK_NETFILTER = 12
 NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP = 0x1, 0x4, 0x300
+NLM_F_CREATE, NLM_F_APPEND = 0x400, 0x800
 NLM_F_DUMP_INTR = 0x10
 NLMSG_ERROR, NLMSG_DONE = 2, 3
 NLA_TYPE_MASK = 0x3FFF
 NLA_NESTED = 0x8000
+BATCH_BEGIN, BATCH_END = 0x10, 0x11
 
 HEADER = struct.Struct("=IHHII")
 GENERAL = struct.Struct(">BBH")
@@ -40,6 +42,9 @@ RECEIVE_SECONDS = 30
 
 DUMP_TRIES = 50
 """How often an interrupted dump is begun again before it counts as failed."""
+
+Message = tuple[int, int, int, bytes]
+"""Kind, flags, family and attributes of a request."""
 
 
 class DumpInterrupted(OSError):
@@ -192,10 +197,8 @@ class Netlink(Closing):
         self, kind: int, flags: int, family: int, payload: bytes, *, resource: int = 0
     ) -> None:
         """Send one request, about a resource where the subsystem numbers any."""
-        self._sequence += 1
         body = GENERAL.pack(family, 0, resource) + payload
-        header = HEADER.pack(HEADER.size + len(body), kind, flags, self._sequence, 0)
-        self._socket = sent(self._socket, header + body, self._opened)
+        self._socket = sent(self._socket, self._numbered(kind, flags, body), self._opened)
 
     def dump(self, kind: int, family: int, payload: bytes = b"") -> list[memoryview]:
         """Return the bodies (after the nfgenmsg) of a consistent dump.
@@ -267,11 +270,8 @@ class Netlink(Closing):
         first = self._sequence + 1
         parts = []
         for kind, family, payload in messages:
-            self._sequence += 1
             body = GENERAL.pack(family, 0, 0) + payload
-            flags = NLM_F_REQUEST | NLM_F_ACK
-            header = HEADER.pack(HEADER.size + len(body), kind, flags, self._sequence, 0)
-            parts.append(header + body)
+            parts.append(self._numbered(kind, NLM_F_REQUEST | NLM_F_ACK, body))
         self._socket = sent(self._socket, b"".join(parts), self._opened)
         codes = [0] * len(messages)
         waiting = len(messages)
@@ -281,6 +281,41 @@ class Netlink(Closing):
                     codes[sequence - first] = -struct.unpack_from("=i", answer)[0]
                     waiting -= 1
         return codes
+
+    def transact(self, subsystem: int, messages: Sequence[Message]) -> bool:
+        """Send requests as one transaction; tell whether it was done, else nothing was changed.
+
+        Raises:
+            OSError: the kernel did not take it, or has not said what became of it.
+        """
+        first = self._sequence + 1
+        bounds = GENERAL.pack(0, 0, subsystem)
+        parts = [self._numbered(BATCH_BEGIN, NLM_F_REQUEST, bounds)]
+        for kind, flags, family, payload in messages:
+            # The last one's acknowledgement comes after the end, if nothing was refused.
+            ack = NLM_F_ACK if len(parts) == len(messages) else 0
+            body = GENERAL.pack(family, 0, 0) + payload
+            parts.append(self._numbered(kind, NLM_F_REQUEST | flags | ack, body))
+        parts.append(self._numbered(BATCH_END, NLM_F_REQUEST, bounds))
+        self._socket = sent(self._socket, b"".join(parts), self._opened)
+        codes = []
+        # The kernel has answered before the sending ends.
+        self._socket.settimeout(0)
+        try:
+            while True:
+                for kind, _, sequence, answer in split_messages(self._socket.recv(RECEIVE_BYTES)):
+                    if kind == NLMSG_ERROR and sequence >= first:
+                        codes.append(struct.unpack_from("=i", answer)[0])
+        except BlockingIOError:
+            if not codes:
+                raise
+        finally:
+            self._socket.settimeout(RECEIVE_SECONDS)
+        return not any(codes)
+
+    def _numbered(self, kind: int, flags: int, body: bytes) -> bytes:
+        self._sequence += 1
+        return HEADER.pack(HEADER.size + len(body), kind, flags, self._sequence, 0) + body
 
     def _receive(self) -> tuple[list[memoryview], bool, bool]:
         """Receive once; return bodies, whether they are consistent, and whether it was the end."""

@@ -1,6 +1,7 @@
 """The nft adapter: commit a plan, read the table back.
 
-Writing goes through a process of its own that holds libnftables; reading is done here, by netlink.
+Writing goes through a process of its own that holds libnftables, but for what is small and of few forms;
+that, and reading, is done here, by netlink.
 Everything happens in the network namespace of the thread that made the adapter.
 """
 
@@ -20,7 +21,7 @@ from secgroupd.core.counts import Count, Counts, Place
 from secgroupd.core.host import Abilities, Bridging
 from secgroupd.core.names import ADOPTING, DENIED_FROM, DENIED_TO, SPOOFS
 from secgroupd.core.plan import OWNED, Line, Observed, Plan, combined, removal
-from secgroupd.dataplane import nft_read
+from secgroupd.dataplane import nft_read, nft_write
 from secgroupd.dataplane.netlink import Netlink, reading
 from secgroupd.dataplane.nft_worker import LENGTH
 from secgroupd.errors import DataplaneError, OutcomeUnknown, TransactionRefused
@@ -214,6 +215,8 @@ class Nft(Closing):
             OutcomeUnknown: the writer died or went silent.
         """
         for lines in plan.transactions:
+            if nft_write.written(self._netlink, lines):
+                continue
             text = "".join(f"{line.text}\n" for line in lines).encode()
             with self._unheard() if len(text) > HEARD_TRANSACTION else nullcontext():
                 code, error = self._ask(text)
