@@ -4,9 +4,10 @@ import argparse
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 from secgroupd.commands.arguments import DOCUMENT
-from secgroupd.commands.confirm import confirmed
+from secgroupd.commands.confirm import confirmed, signals_heard
 from secgroupd.commands.documents import load_settings, read
 from secgroupd.commands.live import described, would_be_cut
 from secgroupd.commands.output import complain, complain_of_doubts, counted, write
@@ -27,6 +28,7 @@ from secgroupd.dataplane.nft import Nft
 from secgroupd.errors import StoreError
 from secgroupd.memory import FileMemory
 from secgroupd.reconcile import Reconciler, Record
+from secgroupd.rundir import AlreadyRunning, is_locked
 from secgroupd.sweep import sweep, welcome
 from secgroupd.usage import ERROR, EXIT_ERROR, Argument, Example, Verb
 
@@ -71,30 +73,52 @@ def run_apply(args: argparse.Namespace) -> int:
     """Run one cycle of the reconciler."""
     settings = load_settings(args.config)
     state = _state(args, settings)
+    if is_locked(settings.run_dir):
+        raise AlreadyRunning("a daemon runs, which would undo it: stop it first; its rules stay")
     _make_state_dir(settings)
     with _reconciler(settings) as reconciler, Nft() as nft:
-        before = reconciler.record.accepted
-        unknown = before is None and any(nft.observe(family) is not None for family in FAMILIES)
-        if args.confirm is not None and unknown:
-            message = "nobody knows what is in force now: apply without --confirm first"
-            raise StoreError(message)
-        _apply(reconciler, nft, state, settings)
-        if args.confirm is None or confirmed(args.confirm):
+        if args.confirm is None:
+            _apply(reconciler, nft, state, settings)
             return EXIT_DONE
-        if before is None:
-            nft.remove()
-            reconciler.memory.save(Record())
-            write("taken back: there is no table, as before")
-        else:
-            write("taken back:")
-            _apply(reconciler, nft, before, settings)
-    return EXIT_NOT_DONE
+        kept = _tried(reconciler, nft, state, settings, args.confirm)
+    return EXIT_DONE if kept else EXIT_NOT_DONE
+
+
+def _tried(
+    reconciler: Reconciler, nft: Nft, state: State, settings: Settings, seconds: float
+) -> bool:
+    """Apply, and take it back unless somebody says yes in time; tell whether it was kept."""
+    before = reconciler.record.accepted
+    if before is None and any(nft.observe(family) is not None for family in FAMILIES):
+        raise StoreError("nobody knows what is in force now: apply without --confirm first")
+    kept = False
+    with signals_heard() as heard:
+        try:
+            _apply(reconciler, nft, state, settings)
+            kept = confirmed(seconds, heard)
+        finally:
+            # Whatever went wrong, be it that the terminal is gone: nobody has said yes.
+            if not kept:
+                _take_back(reconciler, nft, before, settings)
+    return kept
+
+
+def _take_back(reconciler: Reconciler, nft: Nft, before: State | None, settings: Settings) -> None:
+    if before is not None:
+        _apply(reconciler, nft, before, settings, "taken back: ")
+        return
+    nft.remove()
+    # A generation that was stamped is never given again.
+    generations = replace(reconciler.record.generations, minimum={})
+    reconciler.memory.save(Record(generations=generations))
+    write("taken back: there is no table, as before")
 
 
 APPLY = Verb(
     name="apply",
     summary="enforce a document once, without a daemon",
     run=run_apply,
+    description="While a daemon runs it is refused: the daemon would undo it.",
     arguments=(
         Argument(
             ("--confirm",),
@@ -114,29 +138,34 @@ APPLY = Verb(
 )
 
 
-def _apply(reconciler: Reconciler, nft: Nft, state: State, settings: Settings) -> None:
-    """Run one cycle and the sweep after it, and say what was done."""
+def _apply(
+    reconciler: Reconciler, nft: Nft, state: State, settings: Settings, what: str = ""
+) -> None:
+    """Run one cycle and what follows in the connection table, then say what was done.
+
+    Nothing is said before: where nobody listens any more, that may fail.
+    """
     bound = _bound(state, settings, reconciler.abilities)
     with working("enforcing"):
         outcome = reconciler.apply(state, bound.bindings)
-    if outcome.plan:
-        commands = sum(len(part) for part in outcome.plan.transactions)
-        write(f"enforced with {counted(commands, 'nft command')}")
-    else:
-        write("nothing to do: it is in force")
-    if outcome.arrived:
-        with Conntrack() as table:
-            welcome(
-                table, Judge(outcome.policy, outcome.generations, bound.bindings), outcome.arrived
-            )
-    if judged_again := bound.bindings.keys() & outcome.cleared.keys():
-        write(f"inbound connections judged again at {counted(len(judged_again), 'port')}")
+    judge = Judge(outcome.policy, outcome.generations, bound.bindings)
+    judged_again = bound.bindings.keys() & outcome.cleared.keys()
+    deleted = 0
+    if outcome.arrived or judged_again:
         grace = nft.adopting()
         spared = {i for i, binding in bound.bindings.items() if binding.interface in grace}
         with Conntrack() as table:
-            judge = Judge(outcome.policy, outcome.generations, bound.bindings)
-            swept = sweep(table, judge, outcome.cleared, spared)
-        write(f"deleted from the connection table: {counted(swept.deleted, 'denied connection')}")
+            welcome(table, judge, outcome.arrived)
+            if judged_again:
+                deleted = sweep(table, judge, outcome.cleared, spared).deleted
+    if outcome.plan:
+        commands = sum(len(part) for part in outcome.plan.transactions)
+        write(f"{what}enforced with {counted(commands, 'nft command')}")
+    else:
+        write(f"{what}nothing to do: it is in force")
+    if judged_again:
+        write(f"inbound connections judged again at {counted(len(judged_again), 'port')}")
+        write(f"deleted from the connection table: {counted(deleted, 'denied connection')}")
     for line in _waiting(bound):
         write(line)
 
