@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from tests.netns.agents import Agent, agent_on, await_that
+from tests.tables import family
 
 from secgroupd.cli import main
 from secgroupd.core.document import Source, parse
@@ -61,9 +62,9 @@ WAYS = {
     "MAC": f'mac_address: "{MAC}"',
 }
 MARKING = """
-table inet theirs {
-    chain marking { type filter hook prerouting priority -400; iifname "lb0" meta mark set 4660; }
-}
+table {family} theirs {{
+    chain marking {{ type filter hook prerouting priority -400; iifname "lb0" meta mark set 4660; }}
+}}
 """
 ANOTHER = """
   - id: another
@@ -89,7 +90,7 @@ def agent(tmp_path: Path) -> Iterator[Agent]:
         lab.add_port(interface=OTHER, addresses=OWN[OTHER])
         lab.add_port(interface="lb0", addresses=[*CLIENT.values()], mac=MAC)
         lab.add_port(interface="lb1", addresses=[*SECOND.values()])
-        lab.hv.run(["nft", "-f", "-"], stdin=MARKING)
+        lab.hv.run(["nft", "-f", "-"], stdin=MARKING.format(family=family(lab)))
         with agent_on(lab, tmp_path, OWN[MEMBER]) as made:
             yield made
 

@@ -3,6 +3,7 @@
 No kernel here: packets walk through the rules' text and the sets' bytes.
 """
 
+import itertools
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -21,7 +22,7 @@ from tests.fakes.walker import MOST_JUMPS, Packet, Walked, Walker
 from tests.oracle import judge, owner
 
 from secgroupd.core import names
-from secgroupd.core.compiler import compile_ruleset
+from secgroupd.core.compiler import compile_host, compile_ruleset
 from secgroupd.core.draft import Binding
 from secgroupd.core.host import Generations, Host
 from secgroupd.core.marks import BALANCED, INBOUND, JUDGED_OUT, generation_of, way
@@ -533,6 +534,64 @@ def test_ports_whose_names_cannot_be_written_are_found_by_index() -> None:
     assert not Walker(compiled).walk(names.TO_PORT, nobody).accepted
 
 
+def _carried(policy: Policy, host: Host) -> dict[str, dict[Binding, set[str]]]:
+    """The interfaces that a host forwards between, by family, each with the VPCs that it carries."""
+    found: dict[str, dict[Binding, set[str]]] = {"inet": {}, "bridge": {}}
+    for port_id, at in host.bindings.items():
+        vpc = policy.ports[port_id].vpc_id
+        found["inet" if at.bridge is None else "bridge"].setdefault(at, set()).add(vpc)
+        if at.bridge is not None:
+            found["inet"].setdefault(Binding(at.bridge), set()).add(vpc)
+    for one in policy.state.vpcs:
+        for name in one.uplinks:
+            for interfaces in found.values():
+                interfaces[Binding(name)] = {one.id}
+    for interfaces in found.values():
+        interfaces[Binding(UPLINK)] = set()
+    return found
+
+
+@DRAWN
+@given(RANDOMS)
+def test_the_host_forwards_nothing_between_vpcs_that_do_not_see_each_other(random: Random) -> None:
+    vpcs = ["a", "b", "c", "d"][: random.randint(1, 4)]
+    places = [None, None, "br0", "br1"]
+    ports = [
+        port(str(n), ["g"], [f"10.0.0.{n}"], vpc=random.choice(vpcs))
+        for n in range(1, random.randint(2, 7))
+    ]
+    pairs = [(one, other) for one in vpcs for other in vpcs if one < other]
+    peerings = random.sample(pairs, random.randint(0, len(pairs)))
+    made = state([group("g", *both("egress"))], ports, peerings=peerings)
+    with_uplinks = [
+        replace(vpc, uplinks=(f"bond-{vpc.id}",) * random.randint(0, 1)) for vpc in made.vpcs
+    ]
+    names_of = {p.id: random.choice([f"tap-{p.id}", f"own{p.id}", f'tap"{p.id}']) for p in ports}
+    bindings = {
+        port_id: Binding(name, int(port_id) if '"' in name else None, random.choice(places))
+        for port_id, name in names_of.items()
+    }
+    policy, host = Policy(replace(made, vpcs=tuple(with_uplinks))), Host(bindings)
+    met = {frozenset((v, v)) for v in vpcs} | {frozenset(pair) for pair in peerings}
+    compiled = compile_host(policy, host, Generations())
+    any_packet = Connection(ip_address("10.9.0.1"), ip_address("10.9.0.2"), TCP, 1, 80, 0, 0).first
+    for family, carried in _carried(policy, host).items():
+        walk = Walker(compiled[family])
+        for one, other in itertools.permutations(carried, 2):
+            pairs_of = itertools.product(carried[one], carried[other])
+            wanted = not (carried[one] and carried[other]) or any({*p} in met for p in pairs_of)
+            packet = replace(
+                any_packet,
+                iif=one.interface,
+                oif=other.interface,
+                iif_index=one.index or 0,
+                oif_index=other.index or 0,
+            )
+            stands = names.FORWARDED in compiled[family].chains
+            got = not stands or walk.walk(names.FORWARDED, packet).accepted
+            assert got is wanted, (family, one, other, met)
+
+
 @pytest.mark.parametrize("name", ["tap-1", "own1", 'own"1'])
 @pytest.mark.parametrize("today", ["tap-1", "vnet9", "own1", "renamed0"])
 def test_a_port_that_is_found_by_index_is_judged_whatever_its_link_is_called_by_now(
@@ -634,7 +693,7 @@ def test_every_reference_resolves_and_nothing_is_left_over(mode: Clearing, rando
     led_to = _led_to(ruleset)
     assert set().union(*led_to.values()) <= ruleset.chains.keys()
     bases = {c.name for c in ruleset.chains.values() if c.hook}
-    assert bases == {names.FROM_PORT, names.TO_PORT, names.RAW_FROM}
+    assert bases == {names.FROM_PORT, names.TO_PORT, names.RAW_FROM}, "all are in one VPC"
     depth: dict[str, int] = {}
     for name in TopologicalSorter(led_to).static_order():
         depth[name] = 1 + max((depth[target] for target in led_to[name]), default=0)

@@ -20,6 +20,11 @@ THROUGH_NAT = (
 )
 WORKERS = ("-n", str(CPUS))
 
+BETWEEN_VPCS = (
+    "tests/netns/test_vpcs.py::test_between_vpcs_nothing_passes_without_a_peering",
+    "tests/netns/test_vpcs.py::test_a_peering_that_goes_takes_its_connections_with_it",
+)
+
 UNTRACKED = "tests/vm/test_untracked.py"
 
 SELECTION = (
@@ -42,6 +47,8 @@ SELECTION = (
         "tests/netns/test_wirings.py",
         "tests/netns/test_drops.py",
         "tests/netns/test_trace.py",
+        "tests/netns/test_load_balancer.py",
+        *BETWEEN_VPCS,
         # Behind switched ports there is no NAT of the host's.
         f"--deselect={THROUGH_NAT}",
     ),

@@ -1,7 +1,9 @@
 """Ports on Linux bridges: what floods, what is broadcast, fragments, VPCs apart, hosts like libvirt's."""
 
+import itertools
 import re
 import socket
+import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
 from ipaddress import ip_address
@@ -17,6 +19,7 @@ from tests.spoofs import MAC, NEIGHBOUR_MAC
 from secgroupd.core.clearing import Scenario
 from secgroupd.core.model import ICMP, TCP, UDP, Family, Rule, State
 from secgroupd.proving import frames
+from secgroupd.proving.attachment import Attachment
 from secgroupd.proving.namespaces import BRIDGE, Lab, Wiring
 from secgroupd.proving.netns import Namespace
 from secgroupd.proving.packets import Probe, probe, run_probes
@@ -241,6 +244,56 @@ def test_two_vpcs_with_the_same_addresses_never_touch_each_other() -> None:
         finally:
             for one in ends:
                 one.close()
+
+
+APART = {"b": "brb", "c": "brc"}
+"""The host routes to one port itself, and to two behind a bridge each, of which it is the gateway."""
+TOGETHER = dict.fromkeys("abc", "brx")
+
+
+@pytest.mark.parametrize("filtered", [0, 1], ids=["", "br_netfilter"])
+@pytest.mark.parametrize("bridges", [APART, TOGETHER], ids=["apart", "together"])
+@pytest.mark.parametrize("peerings", [[], [("b", "c")], [("a", "b"), ("b", "c")]])
+def test_only_vpcs_that_see_each_other_are_connected(
+    peerings: list[tuple[str, str]], bridges: dict[str, str], filtered: int
+) -> None:
+    ports = [
+        port(vpc, ["open"], [f"10.{n}.0.1", f"fd0{n}::1"], vpc=vpc)
+        for n, vpc in enumerate("abc", start=1)
+    ]
+    made = state([group("open", *both("egress"), *both())], ports, peerings=peerings)
+    with Lab(wired=Wiring.ROUTED) as lab:
+        build(lab, made, bridges)
+        subprocess.run(["modprobe", "br_netfilter"], check=True)
+        for name in ("iptables", "ip6tables"):
+            lab.hv.write_sysctl(f"bridge/bridge-nf-call-{name}", filtered)
+        if bridges is APART:
+            for at in (lab.ports["tap-b"], lab.ports["tap-c"]):
+                be_gateway_of(lab, at)
+        enforce(lab, made)
+        probes = {
+            (one.id, other.id, version): flow(
+                (lab.ports[one.interface or ""].namespace, str(one.private_ips[version])),
+                (lab.ports[other.interface or ""].namespace, str(other.private_ips[version])),
+                TCP,
+                80,
+            )
+            for one, other in itertools.permutations(ports, 2)
+            for version in (0, 1)
+        }
+        seen = run_probes(list(probes.values()))
+    connected = [key for key, one in zip(probes, seen, strict=True) if one.connected]
+    wanted = {*peerings, *(pair[::-1] for pair in peerings)}
+    assert sorted(connected) == sorted((*pair, version) for pair in wanted for version in (0, 1))
+
+
+def be_gateway_of(lab: Lab, at: Attachment) -> None:
+    """Let the host route to an instance on an island."""
+    on = ["dev", at.bridge or ""]
+    for address in at.addresses:
+        lab.hv.run(["ip", "route", "add", str(address), *on])
+        neighbour = [str(address), *on, "lladdr", at.mac, "nud", "permanent"]
+        lab.hv.run(["ip", "neigh", "add", *neighbour])
 
 
 NAT = """

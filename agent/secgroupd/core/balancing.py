@@ -4,6 +4,9 @@ Their packets look like the clients' own, so that they are told apart by how the
 interface, with a mark, or from a MAC address. Each packet towards a port is asked for that. Answers,
 and ICMP errors, are known by the connection, whose mark keeps the way that it was brought: they pass
 while that way leads to the port, and are judged by the rules as soon as it does not.
+
+On a bridge, the interface is known no later than where frames are forwarded. There the connection gets
+its mark, by which its packets are known where they are about to leave into the port.
 """
 
 from collections.abc import Mapping, Sequence
@@ -29,8 +32,10 @@ class Exempt:
     """Lines that let pass what is exempt: towards ports, and what is known by its connection's mark.
 
     ``original`` is for what goes to ports at which the connection ends, ``reply`` for what they answer.
+    ``forwarded`` marks what is exempt where it is forwarded, before ``to_port`` is asked.
     """
 
+    forwarded: tuple[str, ...] = ()
     to_port: tuple[str, ...] = ()
     original: tuple[str, ...] = ()
     reply: tuple[str, ...] = ()
@@ -72,16 +77,21 @@ def add_exemptions(
     if not known:
         return Exempt()
     exempt = draft.host_set(EXEMPT, Key.EXEMPT, known)
-    towards = [
-        f"ct direction original {field} . oifname . meta l4proto . th dport "
+    towards = {
+        key: f"ct direction original {field} . oifname . meta l4proto . th dport "
         f"vmap @{draft.host_map(name, key, led[key])}"
         for key, (name, field) in THROUGH.items()
         if led[key]
-    ]
+    }
     brought = f"ct mark and 0x{marks.BALANCED:08x} != 0x0"
+    original = f"ct direction original {brought} oifname . ct mark @{exempt} accept"
+    forwarded: tuple[str, ...] = ()
+    if draft.family == "bridge" and Key.THROUGH_INTERFACE in towards:
+        forwarded = (towards.pop(Key.THROUGH_INTERFACE),)
     return Exempt(
-        tuple(towards),
-        (f"ct direction original {brought} oifname . ct mark @{exempt} accept",),
+        forwarded,
+        (*towards.values(), *([original] if forwarded else [])),
+        (original,),
         (f"ct direction reply {brought} iifname . ct mark @{exempt} accept",),
     )
 

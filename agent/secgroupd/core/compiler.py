@@ -1,7 +1,7 @@
 """Policy -> ruleset: everything that a valid document can say compiles.
 
 Ports on bridges get the same chains in a table of their own family. Two base chains see every
-packet. ``from_port`` (prerouting, after conntrack, before the host's
+packet; where the host carries VPCs that do not see each other, a third one stands between them. ``from_port`` (prerouting, after conntrack, before the host's
 DNAT) judges what came in from a port, ``to_port`` (postrouting, after the host's SNAT) what is
 about to leave into one. In both:
 
@@ -54,6 +54,10 @@ FROM_PORT_HOOK = Hook("prerouting", -150)
 TO_PORT_HOOK = Hook("postrouting", 150)
 """After source NAT (100), which also undoes destination NAT for replies: ports as the instance
 knows them. Peers are read from the connection, so the host's own NAT does not hide them."""
+
+FORWARDED_HOOK = Hook("forward", 10)
+"""A bridge's postrouting does not know where a packet came from. With br_netfilter, its forward skips
+what stands at 0 and before."""
 
 POLICIES = {
     "tcp": {Timeout.TCP_ESTABLISHED: "established", Timeout.TCP_FIN_WAIT: "fin_wait"},
@@ -171,9 +175,8 @@ class _Compiler:
         self._shared(judged)
         self._raw(judged)
         exempt = balancing.add_exemptions(self.draft, self.policy, judged, self._limits())
-        # Before all else: what a port opened is not judged again when a peering goes.
-        walls = add_walls(self.draft, self.policy, local)
-        self._base(maps, [*self._guards(judged), *walls], exempt)
+        self._base(maps, self._guards(judged), exempt)
+        self._forwarded(local, exempt)
         return self.draft.ruleset()
 
     def _part(self, name: Hashable, inputs: object, make: Callable[[Draft, Kept], T]) -> T:
@@ -402,6 +405,14 @@ class _Compiler:
                     f"goto {names.DENY_OUT if side == 'i' else names.DENY_IN}",
                 ],
             )
+
+    def _forwarded(self, local: Sequence[LocalPort], exempt: balancing.Exempt) -> None:
+        """Make what is asked of both of a packet's interfaces; elsewhere a bridge knows only one."""
+        bridged = [] if self._bridged else _local(self.policy, self.host, "bridge")
+        walls = add_walls(self.draft, self.policy, local, bridged)
+        lines = [*(walls.lines("i") if walls else []), *exempt.forwarded]
+        if lines:
+            self.draft.chain(names.FORWARDED, lines, hook=FORWARDED_HOOK)
 
     # -- profiles ---------------------------------------------------------------------------
 

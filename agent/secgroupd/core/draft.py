@@ -131,6 +131,15 @@ class Draft:
         elements = {interface_key(b.interface): "" for b in bindings if quotable(b.interface)}
         return self._sized(purpose, Key.INTERFACE, elements)
 
+    def leaving(self, purpose: str, bindings: Sequence[Binding]) -> list[str]:
+        """Make the sets of some interfaces; return the expressions that match what leaves by one."""
+        named = [b for b in bindings if b.index is None]
+        indexed = [index_key(b.index) for b in bindings if b.index is not None]
+        found = [f"oifname @{self.interface_set(purpose, named)}"]
+        if indexed:
+            found.append(f"oif @{self.host_set(f'{purpose}_index', Key.INDEX, indexed)}")
+        return found
+
     def host_set(self, purpose: str, key: Key, elements: Iterable[bytes]) -> str:
         """Make a hash set of some key; return its name."""
         return self._sized(purpose, key, dict.fromkeys(elements, ""))

@@ -13,6 +13,10 @@ FROM_PORT = "from_port"
 TO_PORT = "to_port"
 """The two base chains."""
 
+FORWARDED = "forwarded"
+"""The base chain for what the host forwards, where it carries VPCs that do not see each other; on
+bridges also for what a load balancer's interface brings."""
+
 FROM_MANAGED = "from_managed"
 TO_MANAGED = "to_managed"
 """Where packets are judged whose interface is managed or claimed by a port."""

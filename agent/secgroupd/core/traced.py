@@ -29,6 +29,7 @@ MEANINGS = {
     names.SPOOFED: "not the port's to send",
     names.FROM_PORT: "does it come from a port?",
     names.TO_PORT: "is it about to reach a port?",
+    names.FORWARDED: "from where to where?",
     names.FROM_MANAGED: "packets that come from ports",
     names.TO_MANAGED: "packets that are about to reach ports",
     names.KNOWN_FROM: "connections that have been judged",

@@ -1,50 +1,71 @@
 """Between VPCs that no peering connects, nothing passes, whatever the rules say.
 
-A host that carries ports of several VPCs would route between them, or bridge. Each VPC has a chain
-that only its own ports' packets come to, and in it a set of the ports that it may reach.
+A host that carries several VPCs would route between them, or bridge. What it forwards is therefore
+asked for both of its interfaces, at the only hook that knows both for routed and bridged packets: the
+interface that it came from leads to a chain, which knows what its VPC may reach.
+
+An interface is a VPC's because it is a port's or an uplink. A bridge, where the host routes into it or
+from it, is all its ports': between ports of one bridge that the host routes nothing tells whose a
+packet was, and only rules stand there.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 from secgroupd.core import names
-from secgroupd.core.draft import Binding, Draft, LocalPort
+from secgroupd.core.draft import Binding, Draft, InterfaceMap, LocalPort
 from secgroupd.core.policy import Policy
 from secgroupd.core.ruleset import digest
 
 INSIDE = "inside"
-"""The set of the interfaces of every port; what leaves by another one is no VPC's business."""
+"""The set of the interfaces of every VPC; what leaves by another one is no VPC's business."""
+
+Vpcs = frozenset[str]
 
 
-def add_walls(draft: Draft, policy: Policy, local: Sequence[LocalPort]) -> list[str]:
-    """Make the chains; return the lines that lead into them where packets are about to reach ports.
+def add_walls(
+    draft: Draft, policy: Policy, local: Iterable[LocalPort], bridged: Iterable[LocalPort]
+) -> InterfaceMap | None:
+    """Make the chains, and the map that leads into them what the host forwards.
 
-    Where all VPCs of this host's ports see each other there is nothing to do.
+    Args:
+        draft: the table.
+        policy: the resolved document.
+        local: the ports of the table.
+        bridged: ports behind whose bridges the host may route.
+
+    Returns:
+        None where all VPCs of this host see each other, so that there is nothing to do.
     """
-    of_vpc: dict[str, list[Binding]] = {}
+    inside = _interfaces(policy, local, bridged)
+    seen = {vpcs: frozenset[str]().union(*map(policy.visible_vpcs, vpcs)) for vpcs in inside}
+    if all(seen[one] & other for one in inside for other in inside):
+        return None
+    everything = [binding for bindings in inside.values() for binding in bindings]
+    denied = [f"{told} goto {names.DENY_IN}" for told in draft.leaving(INSIDE, everything)]
+    verdicts: dict[Binding, str] = {}
+    for vpcs, bindings in inside.items():
+        stem = digest(*sorted(vpcs))
+        reached = [b for other, found in inside.items() if seen[vpcs] & other for b in found]
+        passing = [f"{told} return" for told in draft.leaving(f"reached_{stem}", reached)]
+        draft.chain(f"vpc_{stem}", [*passing, *denied], f"VPC {', '.join(sorted(vpcs))}")
+        verdicts |= dict.fromkeys(bindings, f"jump vpc_{stem}")
+    return draft.interface_map("walls", verdicts)
+
+
+def _interfaces(
+    policy: Policy, local: Iterable[LocalPort], bridged: Iterable[LocalPort]
+) -> Mapping[Vpcs, list[Binding]]:
+    """Return the interfaces by the VPCs that they carry."""
+    carried: dict[Binding, set[str]] = {}
     for port, binding in local:
-        of_vpc.setdefault(port.vpc_id, []).append(binding)
-    if all(of_vpc.keys() <= policy.visible_vpcs(vpc_id) for vpc_id in of_vpc):
-        return []
-    inside = draft.interface_set(INSIDE, [binding for _, binding in local])
-    verdicts: Mapping[Binding, str] = {
-        binding: f"jump {_chain(draft, policy, vpc_id, of_vpc, inside)}"
-        for vpc_id, bindings in of_vpc.items()
-        for binding in bindings
-    }
-    return draft.interface_map("walls", verdicts).lines("i")
-
-
-def _chain(
-    draft: Draft,
-    policy: Policy,
-    vpc_id: str,
-    of_vpc: Mapping[str, Sequence[Binding]],
-    inside: str,
-) -> str:
-    name = f"vpc_{digest(vpc_id)}"
-    if name not in draft.chains:
-        seen = [b for other in sorted(policy.visible_vpcs(vpc_id)) for b in of_vpc.get(other, ())]
-        reached = draft.interface_set(f"reached_{digest(vpc_id)}", seen)
-        lines = [f"oifname @{reached} return", f"oifname @{inside} goto {names.DENY_IN}"]
-        draft.chain(name, lines, f"VPC {vpc_id}")
-    return name
+        carried.setdefault(binding, set()).add(port.vpc_id)
+    for port, binding in bridged:
+        if binding.bridge is not None:
+            carried.setdefault(Binding(binding.bridge), set()).add(port.vpc_id)
+    for vpc in sorted(policy.state.vpcs, key=lambda vpc: vpc.id):
+        for uplink in vpc.uplinks:
+            carried.setdefault(Binding(uplink), set()).add(vpc.id)
+    found: dict[Vpcs, list[Binding]] = {}
+    for binding, vpcs in carried.items():
+        found.setdefault(frozenset(vpcs), []).append(binding)
+    return found
