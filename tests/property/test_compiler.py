@@ -548,6 +548,8 @@ def _carried(policy: Policy, host: Host) -> dict[str, dict[Binding, set[str]]]:
                 interfaces[Binding(name)] = {one.id}
     for interfaces in found.values():
         interfaces[Binding(UPLINK)] = set()
+    if all(at.bridge is None for at in host.bindings.values()):
+        del found["bridge"]  # where no port is on a bridge, bridges are the host's own affair
     return found
 
 

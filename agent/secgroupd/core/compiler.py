@@ -409,7 +409,8 @@ class _Compiler:
     def _forwarded(self, local: Sequence[LocalPort], exempt: balancing.Exempt) -> None:
         """Make what is asked of both of a packet's interfaces; elsewhere a bridge knows only one."""
         bridged = [] if self._bridged else _local(self.policy, self.host, "bridge")
-        walls = add_walls(self.draft, self.policy, local, bridged)
+        told = local, bridged, self.policy.state.vpcs, self.policy.state.peerings
+        walls = self._part("walls", told, lambda d, _: add_walls(d, self.policy, local, bridged))
         lines = [*(walls.lines("i") if walls else []), *exempt.forwarded]
         if lines:
             self.draft.chain(names.FORWARDED, lines, hook=FORWARDED_HOOK)

@@ -40,12 +40,17 @@ def add_walls(
     seen = {vpcs: frozenset[str]().union(*map(policy.visible_vpcs, vpcs)) for vpcs in inside}
     if all(seen[one] & other for one in inside for other in inside):
         return None
+    carrying: dict[str, list[Vpcs]] = {}
+    for vpcs in inside:
+        for vpc_id in vpcs:
+            carrying.setdefault(vpc_id, []).append(vpcs)
     everything = [binding for bindings in inside.values() for binding in bindings]
     denied = [f"{told} goto {names.DENY_IN}" for told in draft.leaving(INSIDE, everything)]
     verdicts: dict[Binding, str] = {}
     for vpcs, bindings in inside.items():
         stem = digest(*sorted(vpcs))
-        reached = [b for other, found in inside.items() if seen[vpcs] & other for b in found]
+        others = dict.fromkeys(o for vpc in sorted(seen[vpcs]) for o in carrying.get(vpc, ()))
+        reached = [binding for other in others for binding in inside[other]]
         passing = [f"{told} return" for told in draft.leaving(f"reached_{stem}", reached)]
         draft.chain(f"vpc_{stem}", [*passing, *denied], f"VPC {', '.join(sorted(vpcs))}")
         verdicts |= dict.fromkeys(bindings, f"jump vpc_{stem}")
