@@ -122,6 +122,32 @@ def send(
     assert not probe(flow).delivered
 
 
+IN_ANOTHER_VPC = """
+      - {id: p2, interface: tap2, vpc_id: w, private_ips: [10.0.0.2], security_groups: [g]}
+"""
+
+
+def test_what_ends_between_vpcs_is_told_as_such(agent: Agent) -> None:
+    agent.give(DOCUMENT.replace("{id: v}", "{id: v}, {id: w}") + IN_ANOTHER_VPC.lstrip("\n"))
+    agent.start()
+    one, other = (agent.lab.ports[name].namespace for name in ("tap1", "tap2"))
+    flow = Probe(
+        source=one,
+        source_address=ip_address(OWN[4]),
+        destination=other,
+        destination_address=ip_address("10.0.0.2"),
+        protocol=UDP,
+        dport=9999,
+    )
+    with following(agent) as seen:
+        assert not probe(flow).delivered
+        await_that(lambda: seen.at("p2"))
+        assert seen.end() == 0
+    drop = seen.at("p2")[0]
+    assert (drop["reason"], drop["direction"]) == ("vpc-not-peered", "ingress")
+    assert (drop["security_group"], drop["rule"]) == (None, None)
+
+
 RULE = ("rule", "g")
 DENIED = {
     "a rule, inbound": (True, TCP, 23, 4, (*RULE, "no-telnet")),

@@ -104,7 +104,9 @@ def main() -> None:
     os.dup2(output, 1)
     os.dup2(output, 2)
     plan = Plan.decode(Path("/run", PLAN_NAME).read_bytes())
-    os.environ |= {"COLUMNS": str(plan.columns), GUEST: os.uname().release}
+    # Daemons that tests start are this checkout's, whichever one the environment was made for.
+    agent = str(Path(__file__).parents[2] / "agent")
+    os.environ |= {"COLUMNS": str(plan.columns), GUEST: os.uname().release, "PYTHONPATH": agent}
     code = run_all(plan)
     STATUS_PORT.write_text(str(code))
 

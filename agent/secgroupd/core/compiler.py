@@ -176,7 +176,7 @@ class _Compiler:
         self._raw(judged)
         exempt = balancing.add_exemptions(self.draft, self.policy, judged, self._limits())
         self._base(maps, self._guards(judged), exempt)
-        self._forwarded(local, exempt)
+        self._forwarded(local, judged, exempt)
         return self.draft.ruleset()
 
     def _part(self, name: Hashable, inputs: object, make: Callable[[Draft, Kept], T]) -> T:
@@ -317,12 +317,8 @@ class _Compiler:
         for name, line in stamps.items():
             logging = self.draft.logging_accepted(name)
             self.draft.chain(name, [*limits, *logging, line, "accept"])
-        # With strict clearing, ICMP errors about a connection end when its packets do.
-        forget = [] if self._trusting else ["ct mark set 0"]
-        counting = self._part("denied", judged, lambda d, _: _counting_denied(d, judged))
         for name, side in ((names.DENY_IN, "o"), (names.DENY_OUT, "i")):
-            logging = self.draft.logging_denied(name, side)
-            self.draft.chain(name, [*forget, *logging, *counting, "counter drop"])
+            self._denying(name, side, judged)
         self._add_closed()
         self.draft.put(Set(names.ADOPTING, Key.INTERFACE, {}, size=65536, timeout=True))
         self.draft.chain(
@@ -348,6 +344,14 @@ class _Compiler:
                 names.generation(number),
                 [f"{_judged_since(number)} goto {names.OK_IN}"],
             )
+
+    def _denying(self, name: str, side: str, judged: Sequence[LocalPort]) -> None:
+        """Make a chain that ends what is denied, told by the interface on one side."""
+        # With strict clearing, ICMP errors about a connection end when its packets do.
+        forget = [] if self._trusting else ["ct mark set 0"]
+        counting = self._part("denied", judged, lambda d, _: _counting_denied(d, judged))
+        logging = self.draft.logging_denied(name, side)
+        self.draft.chain(name, [*forget, *logging, *counting, "counter drop"])
 
     def _limits(self) -> list[str]:
         """Return lines that give new connections the timeouts of the settings."""
@@ -406,11 +410,15 @@ class _Compiler:
                 ],
             )
 
-    def _forwarded(self, local: Sequence[LocalPort], exempt: balancing.Exempt) -> None:
+    def _forwarded(
+        self, local: Sequence[LocalPort], judged: Sequence[LocalPort], exempt: balancing.Exempt
+    ) -> None:
         """Make what is asked of both of a packet's interfaces; elsewhere a bridge knows only one."""
         bridged = [] if self._bridged else _local(self.policy, self.host, "bridge")
         told = local, bridged, self.policy.state.vpcs, self.policy.state.peerings
         walls = self._part("walls", told, lambda d, _: add_walls(d, self.policy, local, bridged))
+        if walls is not None:
+            self._denying(names.APART, "o", judged)
         lines = [*(walls.lines("i") if walls else []), *exempt.forwarded]
         if lines:
             self.draft.chain(names.FORWARDED, lines, hook=FORWARDED_HOOK)

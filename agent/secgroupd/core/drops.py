@@ -99,6 +99,7 @@ class Drop:
 CAUSES: Mapping[str, Reason | Cause] = {
     names.SPOOFED: Reason.SOURCE_CHECK,
     names.STRANGE: Cause.STRANGE,
+    names.APART: Cause.APART,
 }
 """What ends in chains of one purpose; all else that is logged is closed, or denied by rules."""
 
@@ -120,11 +121,7 @@ def explained(policy: Policy, ports: Mapping[str, str], logged: Logged) -> Drop:
     direction = Direction.INGRESS if to_port else Direction.EGRESS
     reason = CAUSES.get(logged.chain, Cause.CLOSED)
     group_id = rule_id = None
-    sender = policy.ports.get(ports.get(logged.came_from or "", ""))
-    receiver = policy.ports.get(ports.get(logged.leaves_into or "", ""))
-    if sender and receiver and receiver.vpc_id not in policy.visible_vpcs(sender.vpc_id):
-        reason = Cause.APART
-    elif logged.chain in {names.DENY_IN, names.DENY_OUT} and port_id in policy.ports:
+    if logged.chain in {names.DENY_IN, names.DENY_OUT} and port_id in policy.ports:
         # What answers is judged by the rules that let the connection in, and the other way round.
         inbound = to_port != logged.reply
         direction = Direction.INGRESS if inbound else Direction.EGRESS

@@ -35,6 +35,7 @@ OK_OUT = "ok_out"
 
 DENY_IN = "deny_in"
 DENY_OUT = "deny_out"
+APART = "apart"
 CLOSED = "closed"
 MIDSTREAM = "midstream"
 LINK_IN = "link_in"

@@ -43,6 +43,7 @@ MEANINGS = {
     names.OK_OUT: "allowed outbound",
     names.DENY_IN: "denied inbound",
     names.DENY_OUT: "denied outbound",
+    names.APART: "between VPCs that no peering connects",
     names.CLOSED: "interface without a port",
     names.STRANGE: "a frame that rules cannot judge",
     names.STRAY: "a frame that is meant for another port",

@@ -45,7 +45,7 @@ def add_walls(
         for vpc_id in vpcs:
             carrying.setdefault(vpc_id, []).append(vpcs)
     everything = [binding for bindings in inside.values() for binding in bindings]
-    denied = [f"{told} goto {names.DENY_IN}" for told in draft.leaving(INSIDE, everything)]
+    denied = [f"{told} goto {names.APART}" for told in draft.leaving(INSIDE, everything)]
     verdicts: dict[Binding, str] = {}
     for vpcs, bindings in inside.items():
         stem = digest(*sorted(vpcs))
