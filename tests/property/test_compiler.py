@@ -365,6 +365,29 @@ def test_stale_connections_meet_what_their_first_packet_would_meet_now(
                 assert ((got.accepted, got.mark), got.counted) == wanted, (one, at, mark, got)
 
 
+@DRAWN
+@given(RANDOMS)
+def test_a_packet_that_finds_passable_chains_without_rules_is_judged(random: Random) -> None:
+    """As one does that is under way when they are made."""
+    drawing, scene = _scene(random)
+    ruleset = scene.walker.ruleset
+    chains = ruleset.chains
+    emptied = {n: replace(c, rules=()) if c.passable else c for n, c in chains.items()}
+    bare = replace(scene, walker=Walker(replace(ruleset, chains=emptied)))
+    for _ in range(QUESTIONS):
+        one = replace(_connection(drawing, scene.policy), through=None)
+        if one.first_state is not NEW:
+            continue
+        for at, direction in scene.ends(one):
+            if direction is Direction.INGRESS:
+                mark = random.randint(0, scene.generations.newest - 1)
+                got = bare.meet(replace(one.later, mark=mark), at, leaving=False)
+                assert (got.accepted, got.mark) == scene.expected(one, at, direction, mark)[0]
+                answered = bare.meet(replace(one.answer, mark=mark), at, leaving=True)
+                wanted = scene.expected_of_answer(one, at, direction, mark)[0]
+                assert (answered.accepted, answered.mark) == wanted
+
+
 def _stale_answer_passes(scene: Scene, one: Connection) -> bool:
     """Whether each end that has a port lets the answer of a connection through that is stale."""
     passed = [

@@ -449,12 +449,23 @@ def test_what_counts_makes_no_interval_set_but_one_that_had_another_shape(random
 
 @DRAWN
 @given(RANDOMS)
-def test_what_counts_makes_no_chain_but_those_that_hooks_call(random: Random) -> None:
+def test_what_counts_makes_no_chain_but_hooked_and_passable_ones(random: Random) -> None:
     """A packet that is under way would find it without rules."""
     kernel = _loaded(_compiled(random))
-    plan = diff(_compiled(random), kernel.observe())
+    desired = _compiled(random)
+    plan = diff(desired, kernel.observe())
     made = [line.text for line in plan.lines if line.text.startswith("add chain ")]
-    assert all("{ type filter hook " in text for text in made)
+    chains = [desired.chains[text.split()[4]] for text in made]
+    assert all(chain.hook or chain.passable for chain in chains)
+
+
+def test_a_new_generation_is_one_transaction() -> None:
+    policy = Policy(Drawing(Random(1)).state())
+    host = Host({p.id: Binding(p.interface or "") for p in policy.ports.values()})
+    one, other = (compile_ruleset(policy, host, Generations(n, n)) for n in (1, 2))
+    plan = diff(other, _loaded(one).observe())
+    assert plan.lines
+    assert not plan.preparation
 
 
 @DRAWN

@@ -340,9 +340,11 @@ class _Compiler:
             ],
         )
         for number in {g.of(port.id) for port, _ in judged}:
+            # Who finds no rules in it has no fresh stamp, and is judged by the rules it began with.
             self.draft.chain(
                 names.generation(number),
                 [f"{_judged_since(number)} goto {names.OK_IN}"],
+                passable=True,
             )
 
     def _denying(self, name: str, side: str, judged: Sequence[LocalPort]) -> None:

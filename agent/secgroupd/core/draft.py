@@ -91,10 +91,17 @@ class Draft:
     logging: Logging = SILENT
 
     def chain(
-        self, name: str, lines: Iterable[str], origin: str = "", hook: Hook | None = None
+        self,
+        name: str,
+        lines: Iterable[str],
+        origin: str = "",
+        hook: Hook | None = None,
+        *,
+        passable: bool = False,
     ) -> str:
         """Make a chain; return its name."""
-        self.chains[name] = Chain(name, tuple(NftRule(line, origin) for line in lines), hook)
+        rules = tuple(NftRule(line, origin) for line in lines)
+        self.chains[name] = Chain(name, rules, hook, passable)
         return name
 
     def put(self, new: Set) -> str:

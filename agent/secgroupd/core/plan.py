@@ -10,7 +10,7 @@ packet that is under way when it is committed sees both sides of it:
   used. Therefore interval sets never change, they are named by their content.
 
 So a plan makes new chains and interval sets in a transaction before, in which nothing that packets
-meet refers to them yet.
+meet refers to them yet; unless the only new ones are chains that a packet may fall through.
 
 Order within a transaction: what is referred to is made before what refers to it, and removed after
 it. Chains are compared by their rules' digests, which the kernel keeps as comments, so a
@@ -280,9 +280,9 @@ class _Difference:
         new_chains = self._unhooked(self.desired.chains.keys() - self.observed.chains.keys())
         made = (*self._make(new_sets, new_chains),)
         changed = (*self._change(), *self._remove())
-        if new_chains or any(self.desired.sets[name].key.value.interval for name in new_sets):
-            return Plan(changed, made)
-        return Plan((*made, *changed))
+        prepared = any(not self.desired.chains[name].passable for name in new_chains)
+        prepared = prepared or any(self.desired.sets[n].key.value.interval for n in new_sets)
+        return Plan(changed, made) if prepared else Plan((*made, *changed))
 
     def repair(self, sets: AbstractSet[str], chains: AbstractSet[str]) -> Plan:
         """Take away what is declared otherwise than desired; the rest is as if it had never been.

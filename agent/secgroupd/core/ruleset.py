@@ -215,6 +215,8 @@ class Chain:
     name: str
     rules: tuple[NftRule, ...]
     hook: Hook | None = None
+    passable: bool = False
+    """Whether a packet may as well find it without rules, because it is judged behind the jump to it."""
 
     @cached_property
     def digests(self) -> tuple[str, ...]:
