@@ -313,7 +313,7 @@ class Daemon:
         retry = due.retry is not None and now >= due.retry
         if document or resync or reload:
             refused = self.guard.problems
-            self.guard.read(anew=reload)
+            self.guard.read(anew=reload, trusting=not (resync or reload))
             if self.guard.problems != refused:
                 self.guard.tell()
         logging = self._set_logging()

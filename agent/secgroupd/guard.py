@@ -54,6 +54,9 @@ class LinkList(Protocol):
     def read(self) -> Sequence[Link]:
         """Return every link."""
 
+    def forget(self) -> None:
+        """Ask for them the next time, whatever has been told."""
+
 
 @dataclass(slots=True)
 class Guard:
@@ -81,6 +84,7 @@ class Guard:
     error: str | None = None
     status: Mapping[str, object] = field(default_factory=dict)
     _digest: bytes = b""
+    _reading: files.Reading | None = None
     _parsed_before: Parsed | None = None
     _undoubted: Parsed | None = None
     """An accepted document that has not been looked through for what is doubtful in it."""
@@ -97,9 +101,16 @@ class Guard:
         if self.state is not None:
             log.info("resumed revision=%s", self.state.revision)
 
-    def read(self, *, anew: bool = False) -> None:
-        """Read the document, if it has changed (or ``anew``: in any case)."""
-        reading = files.read(self.settings.source_directory, wary=True)
+    def read(self, *, anew: bool = False, trusting: bool = True) -> None:
+        """Read the document, if it has changed (or ``anew``: in any case).
+
+        Args:
+            anew: take it up even if it has not.
+            trusting: whether a file's times are believed that say that it has not.
+        """
+        directory, before = self.settings.source_directory, self._reading
+        reading = files.read(directory, wary=True, before=before, trusting=trusting)
+        self._reading = reading
         if reading.digest == self._digest and not anew:
             return
         self._digest = reading.digest
@@ -187,6 +198,7 @@ class Guard:
     def resync(self) -> bool:
         """Run a cycle that trusts nothing it knows of the kernel."""
         self.reconciler.forget_kernel()
+        self.links.forget()
         self.memory.retry()
         return self.enforce()
 

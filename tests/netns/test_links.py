@@ -163,3 +163,25 @@ def test_many_links_are_listed_whole(links: Links, route: IPRoute) -> None:
     found = links.read()
     assert len(found) == 601
     assert [link.index for link in found] == sorted({link.index for link in found})
+
+
+def test_a_list_is_read_again_when_something_has_been_told_and_not_else(
+    links: Links, route: IPRoute
+) -> None:
+    first = links.read()
+    assert links.read() is first
+    route.link("add", ifname="tap1", kind="tuntap", mode="tap")
+    assert named(links, "tap1")
+    assert links.changed()
+    assert links.read() is links.read()
+    links.forget()
+    assert links.read() is not first
+
+
+def test_what_is_told_after_a_list_was_read_is_not_missed_by_whoever_took_the_event(
+    links: Links, route: IPRoute
+) -> None:
+    links.read()
+    route.link("add", ifname="tap1", kind="tuntap", mode="tap")
+    assert links.changed()
+    assert named(links, "tap1")

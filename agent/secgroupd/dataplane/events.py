@@ -5,6 +5,7 @@ whoever listens must then ask for everything.
 """
 
 import errno
+import select
 import socket
 import struct
 from collections.abc import Iterator
@@ -52,6 +53,13 @@ class EventSocket(Closing):
     def fileno(self) -> int:
         """Return the descriptor, for select."""
         return self._socket.fileno()
+
+    def pending(self) -> bool:
+        """Tell whether something has come, or was lost, that has not been taken."""
+        try:
+            return bool(select.select([self._socket], [], [], 0)[0])
+        except OSError:
+            return True
 
     def taken(self) -> Iterator[bytes | None]:
         """Yield every datagram that has come; None in place of those that were lost.

@@ -5,9 +5,10 @@ import errno
 import os
 import stat
 import struct
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from pathlib import Path
 
@@ -17,6 +18,10 @@ from secgroupd.errors import DataplaneError, Problem
 from secgroupd.ownership import Distrust, check_mode, check_owner
 
 SUFFIXES = (".yaml", ".yml", ".json")
+SETTLED_SECONDS = 2.0
+"""For how long a file must not have changed for its times to tell that it is the same: two changes
+within one tick of the file system's clock have the same."""
+
 READING_TRIES = 5
 """How often a directory is read again when files vanish or change while they are read."""
 
@@ -31,13 +36,35 @@ class Reading:
     sources: tuple[Source, ...]
     problems: tuple[Problem, ...]
     digest: bytes
+    files: Mapping[Path, "_File"] = field(default_factory=dict, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    """A file as it was read.
+
+    Attributes:
+        stamp: what differs after every change of it, times last; None where it was too young to tell.
+        digest: of its name and content.
+    """
+
+    stamp: tuple[int, ...] | None
+    source: Source
+    digest: bytes
 
 
 class _Unsteady(Exception):
     """Something changed while it was read."""
 
 
-def read(path: Path, *, wary: bool = False) -> Reading:
+def read(
+    path: Path,
+    *,
+    wary: bool = False,
+    before: Reading | None = None,
+    trusting: bool = True,
+    now: Callable[[], float] = time.time,
+) -> Reading:
     """Read a state document's files.
 
     Args:
@@ -45,50 +72,55 @@ def read(path: Path, *, wary: bool = False) -> Reading:
             count, but none that begins with a full stop or ``#``.
         wary: whether files, links and directories count only if nobody but root and the user of
             this process can have written them.
+        before: what was found before, just as ``wary``; what is still the same are the identical objects.
+        trusting: whether files that are still the same by their times are not read again.
+        now: the time, in the seconds of files' times.
 
     Returns:
         The files sorted by name. What cannot be read is a problem; nothing is raised.
     """
+    known, began = before.files if before else {}, now()
     for last in (False,) * (READING_TRIES - 1) + (True,):
         try:
-            sources, problems = _read(path, last=last, wary=wary)
+            found, problems = _read(path, known if trusting else {}, last=last, wary=wary)
         except _Unsteady:
             continue
-        return Reading(tuple(sources), tuple(problems), _digest(sources, problems))
+        for each, one in found.items():
+            found[each] = _kept(one, known.get(each), settled_before=began - SETTLED_SECONDS)
+        sources = tuple(one.source for one in found.values())
+        return Reading(sources, tuple(problems), _digest(found.values(), problems), found)
     raise AssertionError("the last try cannot be unsteady")
 
 
-def _digest(sources: list[Source], problems: list[Problem]) -> bytes:
-    total = blake2b(digest_size=16)
-    for source in sources:
-        text = source.text if isinstance(source.text, bytes) else source.text.encode()
-        total.update(b"%d %d " % (len(os.fsencode(source.name)), len(text)))
-        total.update(os.fsencode(source.name) + text)
+def _digest(files: Iterable[_File], problems: list[Problem]) -> bytes:
+    total = blake2b(b"".join([one.digest for one in files]), digest_size=16)
     for problem in problems:
         total.update(os.fsencode(str(problem)))
     return total.digest()
 
 
-def _read(path: Path, *, last: bool, wary: bool) -> tuple[list[Source], list[Problem]]:
-    sources: list[Source] = []
+def _read(
+    path: Path, known: Mapping[Path, _File], *, last: bool, wary: bool
+) -> tuple[dict[Path, _File], list[Problem]]:
+    found: dict[Path, _File] = {}
     problems: list[Problem] = []
     try:
         paths = _files(path)
         if wary:
             _check(path if path.is_dir() else path.parent)
     except OSError as error:
-        return sources, [_problem(path, error)]
+        return found, [_problem(path, error)]
     except Distrust as error:
-        return sources, [_distrusted(path, error)]
+        return found, [_distrusted(path, error)]
     room = MAX_BYTES
     for each in paths:
         # One more byte than there is room for, so that it shows that the document is too large.
         if room < 0:
             break
         try:
-            content = _content(each, room + 1, last=last, wary=wary)
-            room -= len(content)
-            sources.append(Source(str(each), content))
+            same = _same(each, known.get(each), wary=wary)
+            found[each] = same or _content(each, room + 1, last=last, wary=wary)
+            room -= len(found[each].source.text)
         except Distrust as error:
             problems.append(_distrusted(each, error))
         except FileNotFoundError as error:
@@ -97,7 +129,7 @@ def _read(path: Path, *, last: bool, wary: bool) -> tuple[list[Source], list[Pro
             problems.append(_problem(each, error))
         except OSError as error:
             problems.append(_problem(each, error))
-    return sources, problems
+    return found, problems
 
 
 def _files(path: Path) -> list[Path]:
@@ -119,7 +151,31 @@ def _check(directory: Path) -> None:
         check_mode(found)
 
 
-def _content(path: Path, most: int, *, last: bool, wary: bool) -> bytes:
+def _stamp(found: os.stat_result) -> tuple[int, ...]:
+    return (
+        *(found.st_dev, found.st_ino, found.st_mode, found.st_uid),
+        *(found.st_size, found.st_mtime_ns, found.st_ctime_ns),
+    )
+
+
+def _same(path: Path, known: _File | None, *, wary: bool) -> _File | None:
+    """Return what is known of a file, if it is still that one."""
+    if known is None or known.stamp is None:
+        return None
+    if wary:
+        check_owner(os.lstat(path))
+    return known if _stamp(os.stat(path)) == known.stamp else None  # noqa: PTH116
+
+
+def _kept(one: _File, known: _File | None, *, settled_before: float) -> _File:
+    """Return what to know of a file: what was known of it is not held twice."""
+    if known is not None and known.digest == one.digest:
+        one = replace(one, source=known.source)
+    young = one.stamp is not None and max(one.stamp[-2:]) >= settled_before * 1e9
+    return replace(one, stamp=None) if young else one
+
+
+def _content(path: Path, most: int, *, last: bool, wary: bool) -> _File:
     if wary:
         check_owner(os.lstat(path))
     # Without O_NONBLOCK, opening a named pipe would wait for its writer for ever.
@@ -135,7 +191,11 @@ def _content(path: Path, most: int, *, last: bool, wary: bool) -> bytes:
         after = os.fstat(descriptor)
     if not last and (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
         raise _Unsteady
-    return content
+    name = os.fsencode(path)
+    digest = blake2b(b"%d %d " % (len(name), len(content)) + name, digest_size=16)
+    digest.update(content)
+    whole = len(content) == after.st_size and _stamp(before) == _stamp(after)
+    return _File(_stamp(after) if whole else None, Source(str(path), content), digest.digest())
 
 
 def _distrusted(path: Path, error: Distrust) -> Problem:

@@ -2,11 +2,13 @@
 
 import os
 import select
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from secgroupd.sources import files
 from secgroupd.sources.files import Watcher, read
 
 PATIENCE = 10.0
@@ -243,3 +245,49 @@ def test_the_wary_believe_links_of_their_own_and_directories_that_everybody_may_
     tmp_path.chmod(0o1777)
     found = read(tmp_path, wary=True)
     assert len(found.sources) == 1 and not found.problems
+
+
+LATER = 10.0
+"""Seconds after which a file's times tell whether it has changed."""
+
+
+def test_a_file_that_has_not_changed_is_the_identical_object(directory: Path) -> None:
+    for name in ("a.yaml", "b.yaml"):
+        (directory / name).write_text("one")
+    first = read(directory, now=lambda: time.time() + LATER)
+    (directory / "b.yaml").write_text("two")
+    for trusting in (True, False):
+        second = read(directory, before=first, trusting=trusting)
+        assert second.sources[0] is first.sources[0]
+        assert [source.text for source in second.sources] == [b"one", b"two"]
+        assert second.digest != first.digest
+        assert second.digest == read(directory).digest
+
+
+def test_only_a_file_that_has_been_still_for_a_while_is_not_read_again(directory: Path) -> None:
+    (directory / "a.yaml").write_text("one")
+    assert [one.stamp for one in read(directory).files.values()] == [None]
+    first = read(directory, now=lambda: time.time() + LATER)
+    assert None not in [one.stamp for one in first.files.values()]
+
+
+def test_a_file_that_was_cut_off_is_read_again(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "MAX_BYTES", 5)
+    for name in ("a.yaml", "b.yaml"):
+        (directory / name).write_text("1234")
+    later = time.time() + LATER
+    first = read(directory, now=lambda: later)
+    (directory / "a.yaml").unlink()
+    second = read(directory, before=first, now=lambda: later)
+    assert [source.text for source in second.sources] == [b"1234"]
+
+
+def test_trust_is_looked_at_also_where_nothing_is_read(directory: Path) -> None:
+    file = directory / "a.yaml"
+    file.write_text("one")
+    first = read(directory, wary=True, now=lambda: time.time() + LATER)
+    assert not first.problems
+    file.chmod(0o666)
+    assert read(directory, wary=True, before=first).problems
