@@ -10,11 +10,19 @@ import os
 import stat
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
 
-from secgroupd.core.codec import CodecError, Texts, decode, encode, encode_known
+from secgroupd.core.codec import (
+    CodecError,
+    Texts,
+    decode,
+    decode_since,
+    encode,
+    encode_known,
+    encode_since,
+)
 from secgroupd.core.draft import Binding
 from secgroupd.core.host import Generations
 from secgroupd.core.model import State
@@ -22,7 +30,7 @@ from secgroupd.errors import StoreError
 from secgroupd.ownership import Distrust, check_mode, check_owner, hand_over
 from secgroupd.reconcile import Memory, Record
 
-FILE = "accepted.json"
+FILE, INTENT = "accepted.json", "intended.json"
 FORMAT = 1
 """Version of the file's format; one with another is set aside."""
 
@@ -41,10 +49,27 @@ class _Standing:
     bindings: Mapping[str, Binding]
 
 
+@dataclass(frozen=True, slots=True)
+class _Intent:
+    """What a cycle adds to the record before it commits.
+
+    Attributes:
+        base: the checksum of the record that it adds to; with another one in its place it is void.
+        accepted: whether the record's document still counts as accepted.
+        current: the generation that is about to be stamped.
+    """
+
+    base: str
+    accepted: bool
+    current: int
+
+
 class FileMemory:
     """Keeps the record in ``accepted.json`` of a directory that must be there when it is saved.
 
-    The file has two lines or more: a header with format and checksum, and the record.
+    The file has two lines or more: a header with format and checksum, and the record. A commit waits
+    for its intent to be on the disk, which therefore has a file of its own, ``intended.json``: like the
+    other, and no larger than what changes.
 
     Attributes:
         trouble: why the last ``load`` gave an empty record although there was a file; else None.
@@ -55,7 +80,9 @@ class FileMemory:
         self._path = self._directory / FILE
         self._texts: list[tuple[State, str]] = []
         self._known: Texts = {}
-        self._saved: Record | None = None
+        self._whole: Record | None = None
+        """What is in the record's file, without regard to the intent's."""
+        self._sum = ""
         self.trouble: str | None = None
 
     def load(self) -> Record:
@@ -70,10 +97,30 @@ class FileMemory:
         except OSError as error:
             return self._refuse(f"it cannot be read: {error.strerror}")
         try:
-            self._saved = self._decoded(content)
+            self._sum, body = _checked(content)
+            self._whole = self._decoded(body)
         except ValueError as error:
             return self._refuse(str(error))
-        return self._saved
+        return self._with_intent(self._whole)
+
+    def _with_intent(self, whole: Record) -> Record:
+        path = self._directory / INTENT
+        try:
+            _, body = _checked(self._content(path))
+            head, document = body.splitlines()
+            intent = decode(_Intent, head)
+            if intent.base != self._sum:
+                return whole
+            intended = decode_since(State, document, whole.accepted or State())
+        except FileNotFoundError:
+            return whole
+        except (ValueError, OSError, Distrust) as error:
+            # What may have been let in meanwhile cannot be known: nothing counts.
+            self._discard_intent()
+            return self._refuse(f"{path} is not to be believed: {error}")
+        accepted = whole.accepted if intent.accepted else None
+        generations = replace(whole.generations, current=intent.current)
+        return replace(whole, accepted=accepted, intended=intended, generations=generations)
 
     def before(self) -> Iterator[Record]:
         """Yield the records of documents that were in force before, the youngest first.
@@ -82,7 +129,7 @@ class FileMemory:
         """
         for number in range(1, KEPT_BEFORE + 1):
             try:
-                yield self._decoded(self._content(self._earlier(number)))
+                yield self._decoded(_checked(self._content(self._earlier(number)))[1])
             except (OSError, ValueError, Distrust):
                 continue
 
@@ -106,22 +153,53 @@ class FileMemory:
         Raises:
             StoreError: the directory is missing, read-only or full.
         """
-        content = self._encoded(record)
-        if _leaves(self._saved, record):
-            self._keep_earlier()
-        fresh = self._path.with_name(f"{FILE}.new")
         try:
-            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
-            with open(os.open(fresh, flags, 0o600), "wb") as file:  # noqa: PTH123
-                file.write(content)
-                file.flush()
-                hand_over(file.fileno(), self._directory)
-                os.fsync(file.fileno())
-            fresh.replace(self._path)
-            self._sync_directory()
+            if self._adds_intent(record):
+                self._write(self._directory / INTENT, self._encoded_intent(record))
+                return
+            body = self._encoded(record)
+            if _leaves(self._whole, record):
+                self._keep_earlier()
+            self._write(self._path, body)
         except OSError as error:
             raise StoreError(f"cannot keep the record in {self._path}: {error.strerror}") from error
-        self._saved = record
+        self._whole, self._sum = record, _checksum(body)
+        self._discard_intent()
+
+    def _adds_intent(self, record: Record) -> bool:
+        """Tell whether the record's file need only be added to: all the rest of it stays true."""
+        whole = self._whole
+        if whole is None or whole.intended is not None or record.intended is None:
+            return False
+        if record.accepted is not None and record.accepted is not whole.accepted:
+            return False
+        same = replace(record.generations, current=whole.generations.current) == whole.generations
+        return same and record.bindings is whole.bindings
+
+    def _encoded_intent(self, record: Record) -> bytes:
+        assert self._whole is not None
+        intent = _Intent(self._sum, record.accepted is not None, record.generations.current)
+        base = self._whole.accepted or State()
+        document = encode_since(State, record.intended or State(), base)
+        return f"{encode(_Intent, intent)}\n{document}\n".encode()
+
+    def _discard_intent(self) -> None:
+        # Where it stays, it adds to another record than the one there is, and is void.
+        with suppress(OSError):
+            (self._directory / INTENT).unlink()
+
+    def _write(self, path: Path, body: bytes) -> None:
+        fresh = path.with_name(f"{path.name}.new")
+        header = {"format": FORMAT, "checksum": _checksum(body)}
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
+        with open(os.open(fresh, flags, 0o600), "wb") as file:  # noqa: PTH123
+            file.write(json.dumps(header).encode() + b"\n")
+            file.write(body)
+            file.flush()
+            hand_over(file.fileno(), self._directory)
+            os.fsync(file.fileno())
+        fresh.replace(path)
+        self._sync_directory()
 
     def _keep_earlier(self) -> None:
         """Keep what is in force as a record of before; if that cannot be, it is not worth trouble."""
@@ -151,9 +229,7 @@ class FileMemory:
         self._texts = [
             (known, text) for known, text in self._texts if any(known is k for k in kept)
         ]
-        body = "".join(f"{line}\n" for line in lines).encode()
-        header = {"format": FORMAT, "checksum": _checksum(body)}
-        return json.dumps(header).encode() + b"\n" + body
+        return "".join(f"{line}\n" for line in lines).encode()
 
     def _text(self, state: State | None) -> str:
         # A state is most of the file, and mostly the same one is saved again with other bindings.
@@ -166,23 +242,14 @@ class FileMemory:
         self._texts.append((state, text))
         return text
 
-    def _decoded(self, content: bytes) -> Record:
-        head, _, body = content.partition(b"\n")
-        try:
-            header = json.loads(head)
-            version, checksum = header["format"], header["checksum"]
-        except (ValueError, TypeError, KeyError, RecursionError):
-            raise CodecError("it is torn or damaged: its first line is not a header") from None
-        if version != FORMAT:
-            raise CodecError(f"its format is {str(version)[:20]}, and only {FORMAT} is understood")
-        if checksum != _checksum(body):
-            raise CodecError("it is torn or damaged: its checksum does not fit")
+    @staticmethod
+    def _decoded(body: bytes) -> Record:
         accepted, intended, standing = body.splitlines()
         small = decode(_Standing, standing)
         return Record(_state(accepted), _state(intended), small.generations, small.bindings)
 
     def _refuse(self, reason: str) -> Record:
-        aside = self._set_aside()
+        self._whole, aside = None, self._set_aside()
         self.trouble = f"{self._path} is not used: {reason}; {aside}"
         return Record()
 
@@ -243,6 +310,25 @@ def _leaves(saved: Record | None, record: Record) -> bool:
         return False
     others = (state for state in (record.accepted, record.intended) if state is not None)
     return any(state is not saved.accepted and state != saved.accepted for state in others)
+
+
+def _checked(content: bytes) -> tuple[str, bytes]:
+    """Return the checksum of a file, and what it says.
+
+    Raises:
+        CodecError: it is torn, or of another format.
+    """
+    head, _, body = content.partition(b"\n")
+    try:
+        header = json.loads(head)
+        version, checksum = header["format"], header["checksum"]
+    except (ValueError, TypeError, KeyError, RecursionError):
+        raise CodecError("it is torn or damaged: its first line is not a header") from None
+    if version != FORMAT:
+        raise CodecError(f"its format is {str(version)[:20]}, and only {FORMAT} is understood")
+    if checksum != _checksum(body):
+        raise CodecError("it is torn or damaged: its checksum does not fit")
+    return checksum, body
 
 
 def _state(line: bytes) -> State | None:

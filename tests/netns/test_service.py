@@ -203,12 +203,11 @@ def test_the_watchdog_is_fed_by_the_loop_and_by_nothing_else(
     notified.await_message("READY=1")
     assert agent.process
     (writer,) = children(agent.process.pid)
-    record = agent.directory / "lib" / "accepted.json"
-    kept = record.stat().st_ino
+    intent = agent.directory / "lib" / "intended.json"
     os.kill(writer, signal.SIGSTOP)
     try:
         agent.give(document("1001"))
-        await_that(lambda: record.stat().st_ino != kept)  # the intent: from here on it commits
+        await_that(intent.exists)  # from here on it commits
         notified.drain()
         # The loop hangs, and every other thread of the process is alive.
         deadline = time.monotonic() + 3 * WATCHDOG_SECONDS

@@ -5,6 +5,7 @@ import os
 import resource
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from hashlib import blake2b
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from tests.builders import group, port, rule, state
 
 from secgroupd.core.draft import Binding
 from secgroupd.core.host import Generations
+from secgroupd.core.model import State
 from secgroupd.errors import StoreError
 from secgroupd.memory import KEPT_BEFORE, FileMemory, PatientMemory
 from secgroupd.reconcile import Record
@@ -89,6 +91,76 @@ def test_what_was_before_is_no_reason_not_to_keep_what_is(tmp_path: Path) -> Non
     memory.save(Record(OTHER))
     assert FileMemory(tmp_path).load() == Record(OTHER)
     assert len(list(memory.before())) <= 1
+
+
+INTENT = "intended.json"
+CHANGED = replace(ONE, security_groups=(*ONE.security_groups, *OTHER.security_groups))
+BEFORE = Record(ONE, None, Generations(7, 6, {"p": 5}), {"p": Binding("tap-p")})
+INTENTS = [
+    replace(BEFORE, intended=CHANGED, generations=Generations(8, 6, {"p": 5})),
+    replace(BEFORE, accepted=None, intended=OTHER),
+]
+
+
+@pytest.mark.parametrize("record", INTENTS, ids=["of a change", "while another may be in force"])
+def test_an_intent_adds_to_the_record(tmp_path: Path, record: Record) -> None:
+    FileMemory(tmp_path).save(BEFORE)
+    there = path_in(tmp_path).read_bytes()
+    memory = FileMemory(tmp_path)
+    found = memory.load()
+    if record.accepted is not None:
+        groups = (*found.accepted.security_groups, *OTHER.security_groups) if found.accepted else ()
+        changed = replace(found.accepted or State(), security_groups=groups)
+        memory.save(replace(found, intended=changed, generations=record.generations))
+    else:
+        memory.save(replace(found, accepted=None, intended=OTHER))
+    assert path_in(tmp_path).read_bytes() == there
+    assert (tmp_path / INTENT).stat().st_size < len(there)
+    assert FileMemory(tmp_path).load() == record
+    memory.save(Record(record.intended, None, record.generations, record.bindings))
+    assert not (tmp_path / INTENT).exists()
+    assert FileMemory(tmp_path).load().accepted == record.intended
+
+
+def test_an_intent_to_another_record_is_void(tmp_path: Path) -> None:
+    memory = FileMemory(tmp_path)
+    memory.save(BEFORE)
+    memory.save(INTENTS[0])
+    left = (tmp_path / INTENT).read_bytes()
+    done = Record(CHANGED, None, INTENTS[0].generations, BEFORE.bindings)
+    memory.save(done)
+    (tmp_path / INTENT).write_bytes(left)
+    (tmp_path / INTENT).chmod(0o600)
+    assert FileMemory(tmp_path).load() == done
+
+
+def test_what_an_intent_does_not_say_is_in_the_record_or_the_record_is_written(
+    tmp_path: Path,
+) -> None:
+    memory = FileMemory(tmp_path)
+    for record in (
+        replace(INTENTS[0], bindings={}),
+        replace(INTENTS[0], accepted=OTHER),
+        replace(INTENTS[0], generations=Generations(8, 8)),
+        replace(INTENTS[0], intended=None),
+    ):
+        memory.save(BEFORE)
+        memory.save(record)
+        assert FileMemory(tmp_path).load() == record
+
+
+def test_an_intent_with_any_byte_changed_or_cut_off_is_not_passed_over(tmp_path: Path) -> None:
+    memory = FileMemory(tmp_path)
+    memory.save(BEFORE)
+    memory.save(INTENTS[0])
+    record, whole = path_in(tmp_path).read_bytes(), (tmp_path / INTENT).read_bytes()
+    for place in range(len(whole)):
+        flipped = whole[:place] + bytes([whole[place] ^ 0x10]) + whole[place + 1 :]
+        for content in (flipped, whole[:place]):
+            for path, said in ((path_in(tmp_path), record), (tmp_path / INTENT, content)):
+                path.write_bytes(said)
+                path.chmod(0o600)
+            assert FileMemory(tmp_path).load() in (Record(), INTENTS[0]), place
 
 
 def test_no_file_is_no_trouble(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ Fields that do not count in a comparison are not kept.
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import MISSING, fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass, replace
 from enum import Enum
 from functools import cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
@@ -56,9 +56,8 @@ def encode_known(kind: Any, value: object, known: Texts) -> tuple[str, Texts]:
     found: dict[int, tuple[object, str]] = {}
     parts = []
     for name, annotation, _ in _kept(kind):
-        content = getattr(value, name)
-        item = get_args(annotation)[0] if get_origin(annotation) is tuple else None
-        if item is not None and is_dataclass(item):
+        content, item = getattr(value, name), _item(annotation)
+        if item is not None:
             for each in content:
                 if id(each) not in found:
                     found[id(each)] = known.get(id(each)) or (each, encode(item, each))
@@ -67,6 +66,87 @@ def encode_known(kind: Any, value: object, known: Texts) -> tuple[str, Texts]:
         else:
             parts.append(f"{json.dumps(name)}:{encode(annotation, content)}")
     return f"{{{','.join(parts)}}}", found
+
+
+def encode_since(kind: Any, value: T, base: T) -> str:
+    """Return what ``decode_since`` makes the same value of, given what it was before.
+
+    Args:
+        kind: a dataclass, whose fields that are tuples of dataclasses may be long.
+        value: an instance of it.
+        base: another one; what both hold the identical objects of is not said again.
+    """
+    parts = []
+    for name, annotation, _ in _kept(kind):
+        content, item = getattr(value, name), _item(annotation)
+        if item is None:
+            text = encode(annotation, content)
+        else:
+            text = f"[{','.join(_pieces(item, content, getattr(base, name)))}]"
+        parts.append(f"{json.dumps(name)}:{text}")
+    return f"{{{','.join(parts)}}}"
+
+
+def _item(annotation: Any) -> Any:
+    """Return the class of a tuple's objects; None of what is no such tuple."""
+    item = get_args(annotation)[0] if get_origin(annotation) is tuple else None
+    return item if item is not None and is_dataclass(item) else None
+
+
+def _pieces(item: Any, content: tuple[object, ...], base: tuple[object, ...]) -> list[str]:
+    """Return a tuple as objects, and as pairs of places in between which it is the same as before."""
+    places = {id(each): at for at, each in enumerate(base)}
+    found: list[str] = []
+    first = last = 0
+    for each in (*content, None):
+        at = places.get(id(each))
+        if at is not None and at == last:
+            last += 1
+            continue
+        if first < last:
+            found.append(f"[{first},{last}]")
+        first, last = (0, 0) if at is None else (at, at + 1)
+        if at is None and each is not None:
+            found.append(encode(item, each))
+    return found
+
+
+def decode_since(kind: type[T], text: str | bytes, base: T) -> T:
+    """Return the value that was encoded as its difference from another.
+
+    Args:
+        kind: what was given to ``encode_since``.
+        text: what it returned.
+        base: a value equal to the one that it was given.
+
+    Raises:
+        CodecError: the text is something else.
+    """
+    hints = get_type_hints(kind)
+    try:
+        said = json.loads(text)
+        items = {name: item for name in said if (item := _item(hints.get(name))) is not None}
+        whole = {
+            name: _joined(said[name], getattr(base, name), _decoder(item))
+            for name, item in items.items()
+        }
+        rest = _decoder(cast("Any", kind))({**said, **{name: [] for name in items}})
+        return cast("T", replace(rest, **whole))
+    except CodecError:
+        raise
+    except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
+        raise CodecError(f"this is no difference of a {kind.__name__}: {error}") from error
+
+
+def _joined(pieces: Any, base: tuple[object, ...], item: Convert) -> tuple[object, ...]:
+    found: list[object] = []
+    for piece in _list(pieces):
+        if piece.__class__ is list:
+            first, last = piece
+            found += base[first:last]
+        else:
+            found.append(item(piece))
+    return tuple(found)
 
 
 def decode(kind: type[T], text: str | bytes) -> T:

@@ -14,7 +14,15 @@ from hypothesis import strategies as st
 from tests.drawing import Drawing
 
 from secgroupd.core import model
-from secgroupd.core.codec import CodecError, Texts, decode, encode, encode_known
+from secgroupd.core.codec import (
+    CodecError,
+    Texts,
+    decode,
+    decode_since,
+    encode,
+    encode_known,
+    encode_since,
+)
 from secgroupd.core.model import Address, GroupPeer, Peer, Rule, State
 
 VALUES = [
@@ -50,6 +58,29 @@ def test_what_was_encoded_before_is_taken_over_where_it_is_the_same_object() -> 
     group = Drawing(Random(4)).state().security_groups[0]
     forged, _ = encode_known(State, State(security_groups=(group,)), {id(group): (group, '"it"')})
     assert json.loads(forged)["security_groups"] == ["it"]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_state_is_told_by_what_differs_from_another(seed: int) -> None:
+    random = Random(seed)
+    base, other = (Drawing(random).state() for _ in range(2))
+    instances = [*base.instances, *other.instances]
+    random.shuffle(instances)
+    changed = dataclasses.replace(
+        base, instances=tuple(instances[: random.randint(0, len(instances))]), revision="new"
+    )
+    for value in (changed, base, other, State()):
+        text = encode_since(State, value, base)
+        assert decode_since(State, text, decode(State, encode(State, base))) == value
+    assert "10." not in encode_since(State, base, base)
+
+
+@pytest.mark.parametrize(
+    "text", ['{"instances":[[0]]}', '{"instances":[["a",1]]}', '{"instances":3}', "[]", '{"x":[]}']
+)
+def test_what_is_no_difference_is_refused(text: str) -> None:
+    with pytest.raises(CodecError):
+        decode_since(State, text, State())
 
 
 def test_what_does_not_count_in_comparisons_is_not_kept() -> None:
