@@ -9,14 +9,13 @@ from pathlib import Path
 
 import pytest
 from tests.netns.agents import Agent, agent_on, await_that
-from tests.tables import family
 
 from secgroupd.cli import main
 from secgroupd.core.document import Source, parse
 from secgroupd.core.model import TCP, UDP, Direction
 from secgroupd.core.policy import Policy
 from secgroupd.core.verdict import Packet, decide
-from secgroupd.proving.namespaces import Lab
+from secgroupd.proving.namespaces import Lab, Wiring
 from secgroupd.proving.packets import Probe, run_probes
 
 pytestmark = pytest.mark.netns
@@ -90,7 +89,12 @@ def agent(tmp_path: Path) -> Iterator[Agent]:
         lab.add_port(interface=OTHER, addresses=OWN[OTHER])
         lab.add_port(interface="lb0", addresses=[*CLIENT.values()], mac=MAC)
         lab.add_port(interface="lb1", addresses=[*SECOND.values()])
-        lab.hv.run(["nft", "-f", "-"], stdin=MARKING.format(family=family(lab)))
+        if lab.wiring is Wiring.GATEWAY:
+            for balancer in ("lb0", "lb1"):
+                lab.unplug(balancer)
+        on_bridge = lab.ports["lb0"].bridge is not None
+        marking = MARKING.format(family="bridge" if on_bridge else "inet")
+        lab.hv.run(["nft", "-f", "-"], stdin=marking)
         with agent_on(lab, tmp_path, OWN[MEMBER]) as made:
             yield made
 

@@ -56,6 +56,8 @@ SELECTION = (
         *(*WORKERS, "--wiring=gateway"),
         "tests/netns/test_enforcement.py",
         "tests/netns/test_worked_examples_kernel.py",
+        "tests/netns/test_load_balancer.py",
+        *BETWEEN_VPCS,
         THROUGH_NAT,
     ),
 )

@@ -249,10 +249,15 @@ def test_two_vpcs_with_the_same_addresses_never_touch_each_other() -> None:
 APART = {"b": "brb", "c": "brc"}
 """The host routes to one port itself, and to two behind a bridge each, of which it is the gateway."""
 TOGETHER = dict.fromkeys("abc", "brx")
+"""All are on one bridge, and reach each other there."""
+BEHIND_ONE = {"a": "br0", "b": "br0"}
+"""Two are on one bridge, whose gateway is the host, and reach each other through it."""
 
 
 @pytest.mark.parametrize("filtered", [0, 1], ids=["", "br_netfilter"])
-@pytest.mark.parametrize("bridges", [APART, TOGETHER], ids=["apart", "together"])
+@pytest.mark.parametrize(
+    "bridges", [APART, TOGETHER, BEHIND_ONE], ids=["apart", "together", "behind one"]
+)
 @pytest.mark.parametrize("peerings", [[], [("b", "c")], [("a", "b"), ("b", "c")]])
 def test_only_vpcs_that_see_each_other_are_connected(
     peerings: list[tuple[str, str]], bridges: dict[str, str], filtered: int
@@ -270,6 +275,8 @@ def test_only_vpcs_that_see_each_other_are_connected(
         if bridges is APART:
             for at in (lab.ports["tap-b"], lab.ports["tap-c"]):
                 be_gateway_of(lab, at)
+        if bridges is BEHIND_ONE:
+            forget_each_other(lab.ports["tap-a"], lab.ports["tap-b"])
         enforce(lab, made)
         probes = {
             (one.id, other.id, version): flow(
@@ -294,6 +301,13 @@ def be_gateway_of(lab: Lab, at: Attachment) -> None:
         lab.hv.run(["ip", "route", "add", str(address), *on])
         neighbour = [str(address), *on, "lladdr", at.mac, "nud", "permanent"]
         lab.hv.run(["ip", "neigh", "add", *neighbour])
+
+
+def forget_each_other(*on_one_bridge: Attachment) -> None:
+    """Let instances reach each other over their gateway alone."""
+    for one, other in itertools.permutations(on_one_bridge, 2):
+        for address in other.addresses:
+            one.namespace.run(["ip", "route", "del", str(address)])
 
 
 NAT = """

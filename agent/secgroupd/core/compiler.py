@@ -139,6 +139,10 @@ def _local(policy: Policy, host: Host, family: str) -> list[LocalPort]:
     ]
 
 
+def _judged(local: Iterable[LocalPort]) -> list[LocalPort]:
+    return [(port, binding) for port, binding in local if port.port_security_enabled]
+
+
 @dataclass(slots=True)
 class _Maps:
     """The maps that lead from an interface to its port's chains."""
@@ -165,7 +169,7 @@ class _Compiler:
         if self._only_closes(local):
             self._closed()
             return self.draft.ruleset()
-        judged = [(port, binding) for port, binding in local if port.port_security_enabled]
+        judged = _judged(local)
         maps = self._dispatch(local)
         profiles = {self.policy.profile_of(port) for port, _ in judged}
         meanings = Meanings(self.policy, self.kept)
@@ -174,9 +178,12 @@ class _Compiler:
             self._profile(profile, maps, meanings)
         self._shared(judged)
         self._raw(judged)
-        exempt = balancing.add_exemptions(self.draft, self.policy, judged, self._limits())
+        bridged = [] if self._bridged else _local(self.policy, self.host, "bridge")
+        exempt = balancing.add_exemptions(
+            self.draft, self.policy, judged, _judged(bridged), self._limits()
+        )
         self._base(maps, self._guards(judged), exempt)
-        self._forwarded(local, judged, exempt)
+        self._forwarded(local, bridged, exempt)
         return self.draft.ruleset()
 
     def _part(self, name: Hashable, inputs: object, make: Callable[[Draft, Kept], T]) -> T:
@@ -413,14 +420,13 @@ class _Compiler:
             )
 
     def _forwarded(
-        self, local: Sequence[LocalPort], judged: Sequence[LocalPort], exempt: balancing.Exempt
+        self, local: Sequence[LocalPort], bridged: Sequence[LocalPort], exempt: balancing.Exempt
     ) -> None:
         """Make what is asked of both of a packet's interfaces; elsewhere a bridge knows only one."""
-        bridged = [] if self._bridged else _local(self.policy, self.host, "bridge")
         told = local, bridged, self.policy.state.vpcs, self.policy.state.peerings
         walls = self._part("walls", told, lambda d, _: add_walls(d, self.policy, local, bridged))
         if walls is not None:
-            self._denying(names.APART, "o", judged)
+            self._denying(names.APART, "o", _judged(local))
         lines = [*(walls.lines("i") if walls else []), *exempt.forwarded]
         if lines:
             self.draft.chain(names.FORWARDED, lines, hook=FORWARDED_HOOK)

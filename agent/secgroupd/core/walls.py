@@ -5,25 +5,32 @@ asked for both of its interfaces, at the only hook that knows both for routed an
 interface that it came from leads to a chain, which knows what its VPC may reach.
 
 An interface is a VPC's because it is a port's or an uplink. A bridge, where the host routes into it or
-from it, is all its ports': between ports of one bridge that the host routes nothing tells whose a
-packet was, and only rules stand there.
+from it, is all its ports'. If these are of several VPCs, addresses tell whose a packet is: what has the
+address of no port there (a network that a port may send from, say) is left to the rules.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 
 from secgroupd.core import names
 from secgroupd.core.draft import Binding, Draft, InterfaceMap, LocalPort
+from secgroupd.core.model import Address, Family, Port, family_of
 from secgroupd.core.policy import Policy
-from secgroupd.core.ruleset import digest
+from secgroupd.core.ruleset import Key, digest
 
 INSIDE = "inside"
 """The set of the interfaces of every VPC; what leaves by another one is no VPC's business."""
+SHARED = "shared"
+"""The set of the bridges that several VPCs share, and what sets of addresses behind them begin with."""
+
+KEYS = {Family.IPV4: ("ip", Key.IPV4), Family.IPV6: ("ip6", Key.IPV6)}
 
 Vpcs = frozenset[str]
 
 
 def add_walls(
-    draft: Draft, policy: Policy, local: Iterable[LocalPort], bridged: Iterable[LocalPort]
+    draft: Draft, policy: Policy, local: Sequence[LocalPort], bridged: Sequence[LocalPort]
 ) -> InterfaceMap | None:
     """Make the chains, and the map that leads into them what the host forwards.
 
@@ -37,24 +44,104 @@ def add_walls(
         None where all VPCs of this host see each other, so that there is nothing to do.
     """
     inside = _interfaces(policy, local, bridged)
-    seen = {vpcs: frozenset[str]().union(*map(policy.visible_vpcs, vpcs)) for vpcs in inside}
-    if all(seen[one] & other for one in inside for other in inside):
+    here = frozenset[str]().union(*inside)
+    if all(here <= policy.visible_vpcs(vpc_id) for vpc_id in here):
         return None
-    carrying: dict[str, list[Vpcs]] = {}
-    for vpcs in inside:
-        for vpc_id in vpcs:
-            carrying.setdefault(vpc_id, []).append(vpcs)
-    everything = [binding for bindings in inside.values() for binding in bindings]
-    denied = [f"{told} goto {names.APART}" for told in draft.leaving(INSIDE, everything)]
+    walls = _Walls(draft, policy, inside, bridged)
     verdicts: dict[Binding, str] = {}
     for vpcs, bindings in inside.items():
-        stem = digest(*sorted(vpcs))
-        others = dict.fromkeys(o for vpc in sorted(seen[vpcs]) for o in carrying.get(vpc, ()))
-        reached = [binding for other in others for binding in inside[other]]
-        passing = [f"{told} return" for told in draft.leaving(f"reached_{stem}", reached)]
-        draft.chain(f"vpc_{stem}", [*passing, *denied], f"VPC {', '.join(sorted(vpcs))}")
-        verdicts |= dict.fromkeys(bindings, f"jump vpc_{stem}")
+        verdicts |= dict.fromkeys(bindings, f"jump {walls.chain(vpcs)}")
     return draft.interface_map("walls", verdicts)
+
+
+@dataclass
+class _Walls:
+    draft: Draft
+    policy: Policy
+    inside: Mapping[Vpcs, Sequence[Binding]]
+    bridged: Sequence[LocalPort]
+
+    def chain(self, vpcs: Vpcs) -> str:
+        """Make the chain for what comes from some VPCs, or from one of them; return its name."""
+        name = f"vpc_{digest(*sorted(vpcs))}"
+        if name not in self.draft.chains:
+            lines = [*self._by_source(vpcs), *self._by_destination(vpcs), *self._reached(vpcs)]
+            self.draft.chain(name, lines, f"VPC {', '.join(sorted(vpcs))}")
+        return name
+
+    def _reached(self, vpcs: Vpcs) -> list[str]:
+        """Return lines that tell by the interface what is out of reach."""
+        seen = sorted(self._seen(vpcs))
+        others = dict.fromkeys(other for vpc in seen for other in self._carrying.get(vpc, ()))
+        reached = [binding for other in others for binding in self.inside[other]]
+        every = [binding for bindings in self.inside.values() for binding in bindings]
+        passing = self.draft.leaving(f"reached_{digest(*sorted(vpcs))}", reached)
+        return [
+            *(f"{told} return" for told in passing),
+            *(f"{told} goto {names.APART}" for told in self.draft.leaving(INSIDE, every)),
+        ]
+
+    def _by_source(self, vpcs: Vpcs) -> list[str]:
+        """Return lines that lead what comes from a port on a shared bridge to its VPC's chain."""
+        lines = []
+        for family, behind in self._behind.items() if len(vpcs) > 1 else ():
+            word, key = KEYS[family]
+            owned = {address: owners for address, owners in behind.items() if len(owners) == 1}
+            verdicts = {a: f"goto {self.chain(frozenset(o))}" for a, o in owned.items()}
+            owners = self.draft.host_map(f"{SHARED}_by{family.version}", key, verdicts)
+            lines.append(f"{word} saddr vmap @{owners}")
+        return lines
+
+    def _by_destination(self, vpcs: Vpcs) -> list[str]:
+        """Return lines that end what goes to a port on a shared bridge and in a VPC out of reach."""
+        lines = []
+        for family, behind in self._behind.items() if len(vpcs) == 1 else ():
+            word, key = KEYS[family]
+            stem = f"{SHARED}_to{family.version}"
+            seen = [a for a, owners in behind.items() if owners & self._seen(vpcs)]
+            reached = self.draft.host_set(f"{stem}_{digest(*vpcs)}", key, seen)
+            every = self.draft.host_set(stem, key, behind)
+            bridges = [
+                b for carried, found in self.inside.items() if len(carried) > 1 for b in found
+            ]
+            for told in self.draft.leaving(SHARED, bridges):
+                lines += [
+                    f"{told} {word} daddr @{reached} return",
+                    f"{told} {word} daddr @{every} goto {names.APART}",
+                ]
+        return lines
+
+    def _seen(self, vpcs: Vpcs) -> Vpcs:
+        return frozenset[str]().union(*map(self.policy.visible_vpcs, vpcs))
+
+    @cached_property
+    def _carrying(self) -> Mapping[str, Sequence[Vpcs]]:
+        """The keys of ``inside`` by each of their VPCs."""
+        found: dict[str, list[Vpcs]] = {}
+        for vpcs in self.inside:
+            for vpc_id in vpcs:
+                found.setdefault(vpc_id, []).append(vpcs)
+        return found
+
+    @cached_property
+    def _behind(self) -> Mapping[Family, Mapping[bytes, set[str]]]:
+        """The VPCs of addresses behind shared bridges, by family; of families that have any."""
+        shared = {
+            b.interface for vpcs, found in self.inside.items() if len(vpcs) > 1 for b in found
+        }
+        found: Mapping[Family, dict[bytes, set[str]]] = {family: {} for family in Family}
+        for port, binding in self.bridged:
+            for address in _addresses(port) if binding.bridge in shared else ():
+                owners = found[family_of(address)].setdefault(address.packed, set())
+                owners.add(port.vpc_id)
+        return {family: behind for family, behind in found.items() if behind}
+
+
+def _addresses(port: Port) -> list[Address]:
+    """Return a port's own addresses, and those others that it may send from one by one."""
+    pairs = [pair.network for pair in port.allowed_address_pairs]
+    single = [net.network_address for net in pairs if net.prefixlen == net.max_prefixlen]
+    return [*port.private_ips, *single]
 
 
 def _interfaces(
