@@ -320,8 +320,8 @@ SETTINGS = Shape(
         ),
         "adoption_grace": Setting(
             seconds(0),
-            "How long a port that is met for the first time may continue the TCP connections that it "
-            "had before; 0 for not at all.",
+            "How long a port that is met for the first time, or has come back, may continue the TCP "
+            "connections that it had before; 0 for not at all.",
             default=_DEFAULT.adoption_grace,
         ),
         "resync_interval": Setting(

@@ -171,7 +171,7 @@ class Guard:
                 return False
             links, abilities = self.links.read(), self.reconciler.abilities
             bound = bind(Policy(state), self.settings.host_id, links, abilities)
-            outcome = self.reconciler.apply(state, bound.bindings)
+            outcome = self.reconciler.apply(state, bound.bindings, bound.links)
         except DataplaneError as error:
             self._failed(error, time.monotonic() - began)
             return False
@@ -230,7 +230,7 @@ class Guard:
         self.traffic.show(outcome.policy, bound.bindings)
         self.drops.show(outcome.policy, bound.bindings)
         self.drops.logging(in_force=LIVE_GROUP in self.reconciler.logging.denied)
-        if outcome.plan or outcome.cleared:
+        if outcome.plan or outcome.cleared or outcome.arrived:
             job = Job(
                 outcome.policy,
                 outcome.generations,

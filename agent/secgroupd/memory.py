@@ -47,6 +47,8 @@ class _Standing:
 
     generations: Generations
     bindings: Mapping[str, Binding]
+    links: Mapping[str, int] | None = None
+    """A record that was kept before there were any says nothing of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +176,7 @@ class FileMemory:
         if record.accepted is not None and record.accepted is not whole.accepted:
             return False
         same = replace(record.generations, current=whole.generations.current) == whole.generations
-        return same and record.bindings is whole.bindings
+        return same and record.bindings is whole.bindings and record.links is whole.links
 
     def _encoded_intent(self, record: Record) -> bytes:
         assert self._whole is not None
@@ -219,7 +221,7 @@ class FileMemory:
             os.close(descriptor)
 
     def _encoded(self, record: Record) -> bytes:
-        standing = _Standing(record.generations, record.bindings)
+        standing = _Standing(record.generations, record.bindings, record.links)
         lines = [
             self._text(record.accepted),
             self._text(record.intended),
@@ -246,7 +248,9 @@ class FileMemory:
     def _decoded(body: bytes) -> Record:
         accepted, intended, standing = body.splitlines()
         small = decode(_Standing, standing)
-        return Record(_state(accepted), _state(intended), small.generations, small.bindings)
+        return Record(
+            _state(accepted), _state(intended), small.generations, small.bindings, small.links
+        )
 
     def _refuse(self, reason: str) -> Record:
         self._whole, aside = None, self._set_aside()

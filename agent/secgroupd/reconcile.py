@@ -78,6 +78,8 @@ class Record:
     intended: State | None = None
     generations: Generations = field(default_factory=lambda: Generations(0, 0))
     bindings: Mapping[str, Binding] = field(default_factory=dict)
+    links: Mapping[str, int] | None = None
+    """Index of the link of each port that had one; None where that is not known."""
 
 
 class Memory(Protocol):
@@ -114,6 +116,8 @@ class Proposal:
     plan: Plan
     cleared: Cleared
     record: Record
+    came: frozenset[str]
+    """Ports that were not here in the cycle before, or had another link, or none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +136,7 @@ class Outcome:
     held: Mapping[str, str] = field(default_factory=dict)
     """Ports that are closed because the kernel refuses what is theirs, and what it says."""
     arrived: frozenset[str] = frozenset()
-    """Ports that were not here in the cycle before; none where that is not known."""
+    """Ports that have come since the cycle before; none where nothing is known of that."""
 
 
 @dataclass(slots=True)
@@ -144,8 +148,8 @@ class Reconciler:
     managed: tuple[str, ...] = ("tap*", "vnet*")
     mode: Clearing = Clearing.DOCUMENTED
     grace: int = 60
-    """Seconds in which a port that is met for the first time may continue TCP connections that
-    nobody has tracked: those it had before the agent came, or before it came to this host."""
+    """Seconds in which a port that has come to this host may continue TCP connections that nobody
+    has tracked: those it had before the agent came, or before it came to this host."""
     timeouts: Mapping[Timeout, int] = field(default_factory=dict)
     logging: Logging = SILENT
     protect: bool = False
@@ -173,24 +177,31 @@ class Reconciler:
             self._record = self.memory.load()
         return self._record
 
-    def propose(self, state: State, bindings: Mapping[str, Binding]) -> Proposal:
+    def propose(
+        self,
+        state: State,
+        bindings: Mapping[str, Binding],
+        links: Mapping[str, int] | None = None,
+    ) -> Proposal:
         """Think a cycle through: nothing is changed, in the kernel or in memory.
 
         Args:
             state: the document to enforce.
             bindings: the ports that live on this host, by id.
+            links: the indices of their links, of those that are there; None where nobody knows.
         """
         policy = self._policy(state)
         cleared = self._cleared(policy)
-        generations = self._generations(bindings, cleared)
+        came = _came(self.record, bindings, links)
+        generations = self._generations(bindings, cleared, came)
         kept = self._kept.next()
         tables = compile_host(policy, self.host(bindings), generations, kept)
         self._kept = kept
         plan = self._difference(tables)
         if plan:
-            plan = replace(plan, lines=(*plan.lines, *self._adoption(policy, bindings)))
-        record = Record(state, None, generations, dict(bindings))
-        return Proposal(policy, tables, plan, cleared, record)
+            plan = replace(plan, lines=(*plan.lines, *self._adoption(policy, bindings, came)))
+        record = Record(state, None, generations, dict(bindings), links)
+        return Proposal(policy, tables, plan, cleared, record, came)
 
     @property
     def abilities(self) -> Abilities:
@@ -224,8 +235,15 @@ class Reconciler:
         held = frozenset(self._held)
         return Host(bindings, self.managed, self.timeouts, self.abilities, held, self.logging)
 
-    def apply(self, state: State, bindings: Mapping[str, Binding]) -> Outcome:
+    def apply(
+        self,
+        state: State,
+        bindings: Mapping[str, Binding],
+        links: Mapping[str, int] | None = None,
+    ) -> Outcome:
         """Run a cycle: afterwards the kernel has the document's ruleset and nothing else is there.
+
+        Arguments are those of ``propose``.
 
         Raises:
             TransactionRefused: the kernel refused it and is unchanged.
@@ -240,7 +258,7 @@ class Reconciler:
         if drift or self._distrusted:
             self._known, self._distrusted = None, False
         before = self.record
-        proposal = self._proposed_and_committed(state, bindings)
+        proposal = self._proposed_and_committed(state, bindings, links)
         if not proposal.plan:
             self._known_at = generation
         if proposal.record != self.record:
@@ -256,17 +274,19 @@ class Reconciler:
             drifted,
             suspects if drifted else (),
             dict(self._held),
-            _arrived(before, bindings),
+            proposal.came if _remembers(before) else frozenset(),
         )
 
-    def _proposed_and_committed(self, state: State, bindings: Mapping[str, Binding]) -> Proposal:
+    def _proposed_and_committed(
+        self, state: State, bindings: Mapping[str, Binding], links: Mapping[str, int] | None
+    ) -> Proposal:
         """Commit what is to be done; ports whose lines the kernel refuses are held back for it.
 
         Not for a first refusal: the kernel may have been other than what was known of it.
         """
         refused = False
         while True:
-            proposal = self.propose(state, bindings)
+            proposal = self.propose(state, bindings, links)
             if not proposal.plan:
                 return proposal
             self._intend(state, proposal)
@@ -366,15 +386,16 @@ class Reconciler:
                 found[port_id] = found.get(port_id, frozenset()) | scenarios
         return found
 
-    def _generations(self, bindings: Mapping[str, Binding], cleared: Cleared) -> Generations:
+    def _generations(
+        self, bindings: Mapping[str, Binding], cleared: Cleared, came: AbstractSet[str]
+    ) -> Generations:
         """Return the generations after a change: younger where it clears, the same where not.
 
         An interface that another port has now, or none, makes every stamp be looked at again,
         since a fresh one would pass without its interface being asked for.
         """
         old = self.record.generations
-        asked = {port_id for port_id in cleared if port_id in bindings}
-        asked |= {port_id for port_id in bindings if port_id not in old.minimum}
+        asked = {port_id for port_id in cleared if port_id in bindings} | came
         moved = dict(bindings) != dict(self.record.bindings)
         if not asked and not moved and old.mode is self.mode:
             return old
@@ -386,10 +407,12 @@ class Reconciler:
         minimum = {**kept, **dict.fromkeys(sorted(asked), current)}
         return Generations(current, current, minimum, self.mode)
 
-    def _adoption(self, policy: Policy, bindings: Mapping[str, Binding]) -> tuple[Line, ...]:
+    def _adoption(
+        self, policy: Policy, bindings: Mapping[str, Binding], came: AbstractSet[str]
+    ) -> tuple[Line, ...]:
         """Return lines that let ports go on with what they were doing before anybody tracked it.
 
-        Ports that are met for the first time, and those whose VPC is tracked in another zone now.
+        Ports that have come, and those whose VPC is tracked in another zone now.
         """
         if not self.grace or not self.abilities.tracking:
             return ()
@@ -397,7 +420,6 @@ class Reconciler:
         before = self._policy(accepted) if accepted is not None else None
         old, new = zones(before, self._local(before)) if before else {}, zones(policy, bindings)
         moved = {vpc_id for vpc_id, number in new.items() if old.get(vpc_id, number) != number}
-        known = self.record.generations.minimum
         return tuple(
             Line(
                 f"add element {'bridge' if binding.bridge else 'inet'} {TABLE} {ADOPTING} "
@@ -405,7 +427,7 @@ class Reconciler:
                 origins.port(port_id),
             )
             for port_id, binding in sorted(bindings.items())
-            if (port_id not in known or policy.ports[port_id].vpc_id in moved)
+            if (port_id in came or policy.ports[port_id].vpc_id in moved)
             and quotable(binding.interface)
             and (binding.bridge is None or self.abilities.bridging is Bridging.FULL)
         )
@@ -430,7 +452,7 @@ class Reconciler:
             if not plan:
                 return
             # Elements that come and go by themselves are not read back: they are sent again.
-            again = self._adoption(proposal.policy, proposal.record.bindings)
+            again = self._adoption(proposal.policy, proposal.record.bindings, proposal.came)
             plan = replace(plan, lines=(*plan.lines, *again))
         rest = [line.text for lines in plan.transactions for line in lines]
         raise NotConverged(
@@ -461,10 +483,22 @@ class Reconciler:
             }
 
 
-def _arrived(before: Record, bindings: Mapping[str, Binding]) -> frozenset[str]:
-    if before.accepted is None:
-        return frozenset()
-    return frozenset(bindings.keys() - before.generations.minimum.keys())
+def _came(
+    before: Record, bindings: Mapping[str, Binding], links: Mapping[str, int] | None
+) -> frozenset[str]:
+    """Return the ports that were not here in the cycle before.
+
+    Nor was one whose link is another: it may have been on another host between, while no agent ran.
+    """
+    found = bindings.keys() - before.generations.minimum.keys()
+    if links is not None and before.links is not None:
+        found |= {port_id for port_id, index in links.items() if before.links.get(port_id) != index}
+    return frozenset(found)
+
+
+def _remembers(before: Record) -> bool:
+    """Tell whether the ports of the cycle before are known, be its document in doubt or not."""
+    return before.accepted is not None or bool(before.generations.minimum)
 
 
 def difference(

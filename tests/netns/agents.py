@@ -137,8 +137,10 @@ class Agent:
             return {}
         return found
 
-    def ask(self, verb: str) -> int:
-        return main(["--config", str(self.config), verb])
+    def ask(self, verb: str, *arguments: str) -> int:
+        """Run a verb on the lab's host, never on the one that the tests run on."""
+        with self.lab.hv.enter():
+            return main(["--config", str(self.config), verb, *arguments])
 
     def passes(self, dport: int) -> bool:
         return self.reaches(self.lab.ports["tap1"].namespace, SERVER, dport)

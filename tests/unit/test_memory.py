@@ -24,7 +24,11 @@ ONE = state(
 )
 OTHER = state([group("g")], [port("p", ["g"], ["10.0.0.2"])], revision="other")
 RECORD = Record(
-    ONE, OTHER, Generations(7, 6, {"p": 5}), {"p": Binding("tap-p"), "q": Binding('"', 3)}
+    ONE,
+    OTHER,
+    Generations(7, 6, {"p": 5}),
+    {"p": Binding("tap-p"), "q": Binding('"', 3)},
+    {"p": 2, "q": 3},
 )
 
 
@@ -189,6 +193,17 @@ def test_a_file_with_any_byte_changed_is_set_aside_or_says_the_same(tmp_path: Pa
             whole[:place] + bytes([whole[place] ^ 0x10]) + whole[place + 1 :]
         )
         assert FileMemory(tmp_path).load() in (Record(), RECORD), place
+
+
+def test_a_record_from_before_links_were_kept_is_read(tmp_path: Path) -> None:
+    FileMemory(tmp_path).save(RECORD)
+    *states, standing = path_in(tmp_path).read_bytes().splitlines(keepends=True)[1:]
+    older = json.loads(standing)
+    assert older.pop("links") == RECORD.links
+    body = b"".join([*states, json.dumps(older).encode() + b"\n"])
+    header = {"format": 1, "checksum": blake2b(body, digest_size=16).hexdigest()}
+    path_in(tmp_path).write_bytes(json.dumps(header).encode() + b"\n" + body)
+    assert FileMemory(tmp_path).load() == replace(RECORD, links=None)
 
 
 def test_only_the_newest_broken_files_are_kept(tmp_path: Path) -> None:

@@ -501,6 +501,52 @@ def test_ports_that_are_met_for_the_first_time_are_adopted_once() -> None:
     assert _adopted(kernel) == {b"tap-a2".ljust(16, b"\0")}
 
 
+@pytest.mark.parametrize("mode", Clearing)
+@pytest.mark.parametrize(
+    ("before", "after", "came"),
+    [
+        ({"a1": 7}, {"a1": 7}, set()),
+        ({"a1": 7}, {"a1": 8}, {"a1"}),
+        ({}, {"a1": 7}, {"a1"}),
+        ({"a1": 7}, {}, set()),
+        (None, {"a1": 7}, set()),
+        ({"a1": 7}, None, set()),
+    ],
+    ids=["same", "another", "was-missing", "is-missing", "unknown-before", "unknown-now"],
+)
+def test_a_port_whose_link_is_another_has_come(
+    mode: Clearing,
+    before: Mapping[str, int] | None,
+    after: Mapping[str, int] | None,
+    came: set[str],
+) -> None:
+    made = _cloud(ALLOW)
+    world = World()
+    world.agent(mode=mode, grace=0).apply(made, _bindings(made), before)
+    generation = world.kernel.generation()
+    outcome = world.agent(mode=mode).apply(made, _bindings(made), after)
+    assert outcome.arrived == came
+    assert _adopted(world.kernel) == {f"tap-{i}".encode().ljust(16, b"\0") for i in came}
+    assert (world.kernel.generation() != generation) is bool(came)
+    assert world.memory.load().links == after
+    assert not world.agent(mode=mode).apply(made, _bindings(made), after).arrived
+
+
+def test_who_has_come_is_known_though_the_document_in_force_is_not() -> None:
+    first, second, third = _cloud(ALLOW), _cloud(ALLOW, DENY, BOOK), _cloud(ALLOW, DENY)
+    some = {i: b for i, b in _bindings(first).items() if i != "a2"}
+    world = World()
+    world.agent().apply(first, some)
+    assert world.die(second, Moment.BEFORE_COMMIT)
+    assert world.die(third, Moment.BEFORE_COMMIT)
+    assert world.memory.load().accepted is None
+    assert world.apply(third).arrived == {"a2"}
+
+
+def test_nobody_has_come_to_an_agent_that_remembers_nothing() -> None:
+    assert not World().apply(_cloud(ALLOW)).arrived
+
+
 def test_without_grace_nobody_is_adopted() -> None:
     made = _cloud(ALLOW)
     kernel = FakeKernel()

@@ -12,15 +12,18 @@ from secgroupd.commands.documents import load_settings
 from secgroupd.commands.output import complain, complain_of, counted, write
 from secgroupd.config import Settings
 from secgroupd.configured import configure
-from secgroupd.core.bindings import bind
+from secgroupd.core.bindings import Bound, bind
 from secgroupd.core.model import State
 from secgroupd.core.policy import Policy
+from secgroupd.core.tracked import Judge
+from secgroupd.dataplane.conntrack import Conntrack
 from secgroupd.dataplane.links import Links
 from secgroupd.dataplane.nft import Nft
 from secgroupd.errors import DataplaneError, SecgroupdError, SettingsError
 from secgroupd.memory import FileMemory, PatientMemory
-from secgroupd.reconcile import Forgetful, Memory, Reconciler
+from secgroupd.reconcile import Forgetful, Memory, Outcome, Reconciler
 from secgroupd.rundir import AlreadyRunning, lock, make_directory
+from secgroupd.sweep import welcome
 from secgroupd.usage import Verb
 
 EXIT_GUARDED, EXIT_NOT_GUARDED = 0, 1
@@ -90,8 +93,21 @@ def _enforce(state: State, settings: Settings, memory: Memory) -> None:
         reconciler = Reconciler(nft, memory)
         configure(reconciler, settings)
         bound = bind(Policy(state), settings.host_id, links.read(), reconciler.abilities)
-        reconciler.apply(state, bound.bindings)
+        outcome = reconciler.apply(state, bound.bindings, bound.links)
+    _welcome(outcome, bound)
     write(f"enforced: revision {state.revision}, {counted(len(bound.bindings), 'port')}")
+
+
+def _welcome(outcome: Outcome, bound: Bound) -> None:
+    """Do what the daemon will not, which finds the ports here already."""
+    if not outcome.arrived:
+        return
+    judge = Judge(outcome.policy, outcome.generations, bound.bindings)
+    try:
+        with Conntrack() as table:
+            welcome(table, judge, outcome.arrived)
+    except DataplaneError as error:
+        complain(f"secgroupctl: warning: connections of ports that came back may stall: {error}")
 
 
 def _close(settings: Settings) -> None:

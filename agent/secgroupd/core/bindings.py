@@ -5,7 +5,7 @@ nobody gets it, and the link stays closed if it is managed.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from secgroupd.core.draft import Binding
 from secgroupd.core.host import ABLE, Abilities, Bridging
@@ -42,11 +42,13 @@ class Bound:
 
     A port whose interface is named is in ``bindings`` whether or not the link is there (its rules
     wait for it), and in ``waiting`` too while it is not. Ports that may be on any host and have
-    neither a name nor a link here are in neither.
+    neither a name nor a link here are in neither. ``links`` has the index of each bound port's link,
+    where that is there: a name may be another link's by now, an index never is.
     """
 
     bindings: Mapping[str, Binding]
     waiting: Mapping[str, str]
+    links: Mapping[str, int] = field(default_factory=dict)
 
 
 ROUTED = frozenset({None, "vrf"})
@@ -104,7 +106,9 @@ class _Binder:
                 wanted[port.id] = binding
             if reason is not None:
                 waiting[port.id] = reason
-        return _without_rivals(wanted, waiting)
+        bound = _without_rivals(wanted, waiting)
+        found = {i: self._by_name.get(one.interface) for i, one in bound.bindings.items()}
+        return replace(bound, links={i: link.index for i, link in found.items() if link})
 
     def _find(self, port: Port) -> tuple[Binding | None, str | None]:
         if port.interface is not None:

@@ -33,14 +33,14 @@ def test_a_named_interface_is_bound_before_it_is_there() -> None:
 
 
 def test_a_named_interface_that_is_there_waits_for_nothing() -> None:
-    assert bound([port("p")], Link("tap-p", 7)) == Bound({"p": Binding("tap-p")}, {})
+    assert bound([port("p")], Link("tap-p", 7)) == Bound({"p": Binding("tap-p")}, {}, {"p": 7})
 
 
 @pytest.mark.parametrize("name", ['a"b', "a\\b"])
 def test_a_name_that_cannot_be_quoted_is_bound_by_index_once_it_is_there(name: str) -> None:
     one = port("p", interface=name)
     assert bound([one]) == Bound({}, {"p": f"there is no interface {name}"})
-    assert bound([one], Link(name, 7)) == Bound({"p": Binding(name, 7)}, {})
+    assert bound([one], Link(name, 7)) == Bound({"p": Binding(name, 7)}, {}, {"p": 7})
 
 
 @pytest.mark.parametrize(
@@ -51,12 +51,14 @@ def test_a_name_that_cannot_be_quoted_is_bound_by_index_once_it_is_there(name: s
 def test_a_port_without_a_name_is_found_and_bound_to_that_link_whatever_its_name(
     link: Link,
 ) -> None:
-    assert bound([roaming("p", MAC)], Link("lo", 1), link) == Bound({"p": Binding("t", 3)}, {})
+    assert bound([roaming("p", MAC)], Link("lo", 1), link) == Bound(
+        {"p": Binding("t", 3)}, {}, {"p": 3}
+    )
 
 
 def test_an_alias_is_stronger_than_a_mac() -> None:
     found = bound([roaming("p", MAC)], Link("a", 2, alias="p"), Link("m", 3, mac=MAC))
-    assert found == Bound({"p": Binding("a", 2)}, {})
+    assert found == Bound({"p": Binding("a", 2)}, {}, {"p": 2})
 
 
 @pytest.mark.parametrize(
@@ -122,7 +124,7 @@ def test_a_link_on_a_bridge_is_bound_with_its_bridge_however_it_is_found(
 ) -> None:
     found = bound([one], BRIDGE, link)
     index = None if one.interface else link.index
-    assert found == Bound({"p": Binding(link.name, index, "br0")}, {})
+    assert found == Bound({"p": Binding(link.name, index, "br0")}, {}, {"p": link.index})
 
 
 def test_a_bridge_that_is_not_in_the_list_is_called_by_its_index() -> None:
@@ -133,12 +135,12 @@ def test_a_bridge_that_is_not_in_the_list_is_called_by_its_index() -> None:
 
 def test_a_name_that_cannot_be_quoted_is_bound_by_index_on_a_bridge_too() -> None:
     found = bound([port("p", interface='a"b')], BRIDGE, on_bridge('a"b'))
-    assert found == Bound({"p": Binding('a"b', 3, "br0")}, {})
+    assert found == Bound({"p": Binding('a"b', 3, "br0")}, {}, {"p": 3})
 
 
 def test_members_of_a_vrf_are_routed() -> None:
     link = Link("tap-p", 3, master=2, member_of="vrf")
-    assert bound([port("p")], Link("vrf1", 2), link) == Bound({"p": Binding("tap-p")}, {})
+    assert bound([port("p")], Link("vrf1", 2), link) == Bound({"p": Binding("tap-p")}, {}, {"p": 3})
 
 
 @pytest.mark.parametrize("kind", ["bond", "team", "openvswitch", "hsr", "unheard-of"])
