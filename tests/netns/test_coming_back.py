@@ -43,6 +43,12 @@ def document(identity: str) -> str:
     return DOCUMENT.replace("IDENTITY", identity).replace("OWN", ", ".join(map(repr, OWN)))
 
 
+def document_of_virtual_addresses(identity: str) -> str:
+    pairs = ", ".join(f"{{ip_address: {address!r}}}" for address in OWN)
+    others = f'10.98.0.1, "fd98::1"], allowed_address_pairs: [{pairs}'
+    return DOCUMENT.replace("IDENTITY", identity).replace("OWN", others)
+
+
 @pytest.fixture
 def agent(tmp_path: Path) -> Iterator[Agent]:
     with Lab(wired=Wiring.ROUTED) as lab, agent_on(lab, tmp_path, OWN) as made:
@@ -153,6 +159,15 @@ def test_the_daemon_lets_the_connections_of_a_port_that_comes_back_go_on(
         await_that(lambda: "no interface" in str(agent.status()["ports"]))
 
     with away(agent, noticed, as_another=False) as flows:
+        await_that(lambda: live(flows))
+
+
+def test_connections_of_virtual_addresses_go_on_too(agent: Agent) -> None:
+    agent.give(document_of_virtual_addresses("interface: tap1"))
+    agent.start()
+    agent.stop()
+    with away(agent, nothing) as flows:
+        agent.start()
         await_that(lambda: live(flows))
 
 

@@ -230,6 +230,13 @@ class Port:
     source_check: bool = True
     port_security_enabled: bool = True
 
+    @property
+    def addresses(self) -> tuple[Address, ...]:
+        """Its private addresses, and others that it may send from one by one: virtual ones, say."""
+        pairs = (pair.network for pair in self.allowed_address_pairs)
+        single = (net.network_address for net in pairs if net.prefixlen == net.max_prefixlen)
+        return (*self.private_ips, *single)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Instance:

@@ -1,6 +1,6 @@
 """Tracked connections: whose they are, whether their stamp is fresh, what the rules say now."""
 
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from ipaddress import ip_address
@@ -109,14 +109,21 @@ class Judge:
 
     @cached_property
     def _by_place(self) -> Mapping[Place, Port]:
-        local = [port_id for port_id in self.local if port_id in self.policy.ports]
-        by_vpc = zones(self.policy, local)
         return {
-            (by_vpc[port.vpc_id], address.packed): port
-            for port in (self.policy.ports[port_id] for port_id in local)
+            (self._zones[port.vpc_id], address.packed): port
+            for port in self._ports
             if port.port_security_enabled
             for address in port.private_ips
         }
+
+    @cached_property
+    def _ports(self) -> Sequence[Port]:
+        ports = self.policy.ports
+        return [ports[port_id] for port_id in self.local if port_id in ports]
+
+    @cached_property
+    def _zones(self) -> Mapping[str, int]:
+        return zones(self.policy, [port.id for port in self._ports])
 
     @cached_property
     def minimums(self) -> Mapping[Place, int]:
@@ -124,8 +131,13 @@ class Judge:
         return {place: self.generations.of(port.id) for place, port in self._by_place.items()}
 
     def places(self, port_ids: Container[str]) -> frozenset[Place]:
-        """Return where some ports of this host are."""
-        return frozenset(place for place, port in self._by_place.items() if port.id in port_ids)
+        """Return where some ports of this host are, by every address that they may send from alone."""
+        return frozenset(
+            (self._zones[port.vpc_id], address.packed)
+            for port in self._ports
+            if port.id in port_ids
+            for address in port.addresses
+        )
 
     @cached_property
     def _decisions(self) -> dict[tuple[str, Packet], Decision]:

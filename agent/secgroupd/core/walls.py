@@ -15,7 +15,7 @@ from functools import cached_property
 
 from secgroupd.core import names
 from secgroupd.core.draft import Binding, Draft, InterfaceMap, LocalPort
-from secgroupd.core.model import Address, Family, Port, family_of
+from secgroupd.core.model import Family, family_of
 from secgroupd.core.policy import Policy
 from secgroupd.core.ruleset import Key, digest
 
@@ -131,17 +131,10 @@ class _Walls:
         }
         found: Mapping[Family, dict[bytes, set[str]]] = {family: {} for family in Family}
         for port, binding in self.bridged:
-            for address in _addresses(port) if binding.bridge in shared else ():
+            for address in port.addresses if binding.bridge in shared else ():
                 owners = found[family_of(address)].setdefault(address.packed, set())
                 owners.add(port.vpc_id)
         return {family: behind for family, behind in found.items() if behind}
-
-
-def _addresses(port: Port) -> list[Address]:
-    """Return a port's own addresses, and those others that it may send from one by one."""
-    pairs = [pair.network for pair in port.allowed_address_pairs]
-    single = [net.network_address for net in pairs if net.prefixlen == net.max_prefixlen]
-    return [*port.private_ips, *single]
 
 
 def _interfaces(
