@@ -73,6 +73,8 @@ def add_exemptions(
         bridged: ports behind whose bridges the host may route.
         before: lines for what is let pass, before its connection is marked.
     """
+    if not policy.exemptions:
+        return Exempt()
     known: list[bytes] = []
     led: Mapping[Key, dict[bytes, str]] = {key: {} for key in (*THROUGH, *INTO)}
     for _, binding, one, (key, told) in _told(policy, judged):

@@ -5,12 +5,12 @@ ordered list of groups; the class's chain looks the peer up and ends in a verdic
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from secgroupd.core import names
 from secgroupd.core.draft import Draft
 from secgroupd.core.kept import Kept
-from secgroupd.core.meaning import Meanings
+from secgroupd.core.meaning import Meanings, Named, named_by
 from secgroupd.core.model import Direction, Family
 from secgroupd.core.peers import Basis, Entry, Judge, PeerSets, simplified
 from secgroupd.core.policy import OrderedRule, Policy, Profile
@@ -52,6 +52,18 @@ class _Scope:
     judge: Judge
     rules: tuple[OrderedRule, ...]
     origin: str
+    parted: "_Parted"
+
+    def named(self, service: ServiceClass) -> "_Class":
+        """Return what is known of a class without asking what its peers mean."""
+        # The services are held as long as what is known of them, so that each is known by identity.
+        key = self.judge.basis, id(service)
+        if key not in self.parted.classes:
+            entries = self.entries(service)
+            peers = named_by((entry.peer, self.judge.family) for entry in entries)
+            name = f"c_{self.class_digest(service)}"
+            self.parted.classes[key] = _Class(name, entries, peers)
+        return self.parted.classes[key]
 
     def class_digest(self, service: ServiceClass) -> str:
         """Return what names a class: its rules by id, so that what they say may change in place."""
@@ -73,6 +85,31 @@ class _Scope:
 
 
 @dataclass(frozen=True, slots=True)
+class _Class:
+    """A class's name, the peers that decide in it, and those of them that mean something elsewhere."""
+
+    name: str
+    entries: tuple[Entry, ...]
+    named: tuple[Named, ...]
+
+
+@dataclass(slots=True)
+class _Parted:
+    """A profile's rules of one direction and family in classes, and what comes of these alone.
+
+    Attributes:
+        keys: of the boxes, as elements of the map that finds classes.
+        classes: by basis, and by the identity of the service class.
+        map: the map as it was made last; it is the same while all verdicts in it are.
+    """
+
+    services: Services
+    keys: tuple[bytes, ...]
+    classes: dict[tuple[Basis, int], _Class] = field(default_factory=dict)
+    map: Set | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Classes:
     """Compiles a profile's rules into a table, where equal classes are one chain.
 
@@ -90,43 +127,45 @@ class Classes:
         found = Judging()
         for family in Family:
             rules = self.policy.rules(profile.groups, direction, family)
-            services = self._services(rules, direction, family)
+            parted = self._parted(rules, direction, family)
             judge = Judge(direction, family, profile.vpc_id)
-            scope = _Scope(
-                f"{names.towards(direction)}{family.version}_{stem}", judge, rules, origin
-            )
-            name = self._service_map(scope, services)
+            stem_here = f"{names.towards(direction)}{family.version}_{stem}"
+            scope = _Scope(stem_here, judge, rules, origin, parted)
+            name = self._service_map(scope)
             word = f"meta protocol {IP_WORDS[family]} th"
             found.first.append(f"{word} dport . meta l4proto vmap @{name}")
             found.reply.append(f"{word} sport . meta l4proto vmap @{name}")
-            found.untracked.extend(self._untracked(scope, services))
+            found.untracked.extend(self._untracked(scope))
         return found
 
-    def _services(
+    def _parted(
         self, rules: Sequence[OrderedRule], direction: Direction, family: Family
-    ) -> Services:
-        def make(_: Kept) -> Services:
-            return partition([ordered.rule for ordered in rules], direction, family)
+    ) -> _Parted:
+        def make(_: Kept) -> _Parted:
+            services = partition([ordered.rule for ordered in rules], direction, family)
+            keys = (box(Key.SERVICE, b.low[::-1], b.high[::-1]) for b in services.boxes)
+            return _Parted(services, tuple(keys))
 
         return self.own.part(("services", direction, family), rules, make)
 
-    def _service_map(self, scope: _Scope, services: Services) -> str:
+    def _service_map(self, scope: _Scope) -> str:
         """Make the map from protocol and port to the chain of the class; return its name."""
-        icmp = icmp_protocol(scope.judge.family)
-        elements: dict[bytes, str] = {}
-        for piece in services.boxes:
-            if services.icmp and piece.low[0] == icmp:
-                verdict = f"goto {self._icmp_chains(scope, services.icmp)}"
+        icmp, parted = icmp_protocol(scope.judge.family), scope.parted
+        verdicts: list[str] = []
+        for piece in parted.services.boxes:
+            if parted.services.icmp and piece.low[0] == icmp:
+                verdicts.append(f"goto {self._icmp_chains(scope, parted.services.icmp)}")
             else:
-                verdict = self._class(scope, piece.service)
-            elements[box(Key.SERVICE, piece.low[::-1], piece.high[::-1])] = verdict
-        return self._interval_map("m", Key.SERVICE, elements, scope.origin)
+                verdicts.append(self._class(scope, piece.service))
+        if parted.map is None or list(parted.map.elements.values()) != verdicts:
+            elements = dict(zip(parted.keys, verdicts, strict=True))
+            parted.map = self._interval_map("m", Key.SERVICE, elements, scope.origin)
+        return self.draft.put(parted.map)
 
-    def _interval_map(
-        self, letter: str, key: Key, elements: Mapping[bytes, str], origin: str
-    ) -> str:
+    @staticmethod
+    def _interval_map(letter: str, key: Key, elements: Mapping[bytes, str], origin: str) -> Set:
         name = f"{letter}_{content_digest(elements)}"
-        return self.draft.put(Set(name, key, elements, Data.VERDICT, origin=origin))
+        return Set(name, key, elements, Data.VERDICT, origin=origin)
 
     def _icmp_chains(self, scope: _Scope, boxes: Iterable[Box]) -> str:
         """Make the maps from ICMP type and code to classes, for first packets and for replies."""
@@ -153,20 +192,19 @@ class Classes:
         four = scope.judge.family is Family.IPV4
         key = Key.ICMP if four else Key.ICMPV6
         elements = {box(key, b.low, b.high): self._class(scope, b.service) for b in boxes}
-        return self._interval_map("i4" if four else "i6", key, elements, scope.origin)
+        return self.draft.put(
+            self._interval_map("i4" if four else "i6", key, elements, scope.origin)
+        )
 
-    def _untracked(self, scope: _Scope, services: Services) -> list[str]:
+    def _untracked(self, scope: _Scope) -> list[str]:
         """Return lines that judge ICMP which opens no connection: errors nobody caused, and such.
 
         Conntrack calls it invalid; the rules still decide, by the packet's own addresses.
         """
-        icmp = icmp_protocol(scope.judge.family)
-        judge = scope.judge
-        packets = _Scope(
-            scope.stem,
-            Judge(judge.direction, judge.family, judge.vpc_id, Basis.PACKET),
-            scope.rules,
-            scope.origin,
+        judge, services = scope.judge, scope.parted.services
+        icmp = icmp_protocol(judge.family)
+        packets = replace(
+            scope, judge=Judge(judge.direction, judge.family, judge.vpc_id, Basis.PACKET)
         )
         protocol = "icmp" if judge.family is Family.IPV4 else "ipv6-icmp"
         if services.icmp:
@@ -179,12 +217,11 @@ class Classes:
 
     def _class(self, scope: _Scope, service: ServiceClass) -> str:
         """Return the verdict of a class: the jump to its chain, which equal classes share."""
-        name = f"c_{scope.class_digest(service)}"
+        known = scope.named(service)
+        name, entries = known.name, known.entries
         if name in self.draft.chains:
             return f"goto {name}"
-        entries = scope.entries(service)
-        named = [(entry.peer, scope.judge.family) for entry in entries]
-        inputs = entries, self.meanings.of_peers(scope.judge.vpc_id, named)
+        inputs = entries, self.meanings.of_peers(scope.judge.vpc_id, known.named)
         made = self.own.part(name, inputs, lambda _: self._made(name, scope, service, entries))
         self.draft.counters.update(made.counters)
         self.draft.sets.update(made.sets)

@@ -206,30 +206,43 @@ class _Compiler:
 
     # -- interfaces -------------------------------------------------------------------------
 
-    def _dispatch(self, local: Iterable[LocalPort]) -> _Maps:
+    def _dispatch(self, local: Sequence[LocalPort]) -> _Maps:
         """Make the maps from interfaces to chains."""
-        found: dict[str, dict[Binding, str]] = {"ports_from": {}, "ports_to": {}, "live": {}}
+        # Names that no rule can say are closed in the other family's table by index.
+        odd = [each for each in self.host.bindings.values() if not quotable(each.interface)]
+        inputs = local, odd, self.policy.written_default
+        ports_from, ports_to = self._part("ports", inputs, lambda d, _: self._ports(d, local, odd))
+        fresh = self.generations.newest, self.generations.minimum
+        live = self._part("live", (local, fresh), lambda d, _: self._live(d, local))
+        return _Maps(ports_from, ports_to, live)
+
+    def _ports(
+        self, draft: Draft, local: Sequence[LocalPort], odd: Iterable[Binding]
+    ) -> tuple[InterfaceMap, InterfaceMap]:
+        stems: dict[Profile, str] = {}
+        found: dict[str, dict[Binding, str]] = {"from": {}, "to": {}}
         for port, binding in local:
-            if not port.port_security_enabled:
-                verdicts = {"ports_from": "accept", "ports_to": "accept"}
-            else:
-                stem = names.profile_digest(self.policy.profile_of(port))
-                minimum = names.generation(self.generations.of(port.id))
+            profile = self.policy.profile_of(port)
+            if profile not in stems:
+                stems[profile] = names.profile_digest(profile)
+            for side, verdicts in found.items():
                 # Not goto: a packet that began in the generation before finds a chain that is new
                 # in this one without rules. It must come back, to what closes the interface.
-                verdicts = {
-                    "ports_from": f"jump from_{stem}",
-                    "ports_to": f"jump to_{stem}",
-                    "live": f"jump {minimum}",
-                }
-            for purpose, verdict in verdicts.items():
-                found[purpose][binding] = verdict
-        for binding in self.host.bindings.values():
-            # Names that no rule can say are closed in the other family's table by index.
-            if not quotable(binding.interface):
-                for purpose in ("ports_from", "ports_to"):
-                    found[purpose].setdefault(binding, f"goto {names.CLOSED}")
-        return _Maps(*(self.draft.interface_map(name, v) for name, v in found.items()))
+                jump = f"jump {side}_{stems[profile]}"
+                verdicts[binding] = jump if port.port_security_enabled else "accept"
+        for binding in odd:
+            for verdicts in found.values():
+                verdicts.setdefault(binding, f"goto {names.CLOSED}")
+        ports_from = draft.interface_map("ports_from", found["from"])
+        return ports_from, draft.interface_map("ports_to", found["to"])
+
+    def _live(self, draft: Draft, local: Iterable[LocalPort]) -> InterfaceMap:
+        verdicts = {
+            binding: f"jump {names.generation(self.generations.of(port.id))}"
+            for port, binding in local
+            if port.port_security_enabled
+        }
+        return draft.interface_map("live", verdicts)
 
     def _add_closed(self) -> None:
         logging = self.draft.logging_denied(names.CLOSED)

@@ -210,18 +210,20 @@ def quoted_pattern(name: str) -> str:
 
 def covered(interface: str, patterns: Iterable[str]) -> bool:
     """Tell whether one of the patterns of managed interfaces matches a name."""
-    return any(
-        interface.startswith(pattern[:-1]) if pattern.endswith("*") else interface == pattern
-        for pattern in patterns
-    )
+    for pattern in patterns:
+        if interface.startswith(pattern[:-1]) if pattern[-1:] == "*" else interface == pattern:
+            return True
+    return False
 
 
 def covering(interfaces: Iterable[str], patterns: Sequence[str]) -> list[str]:
     """Return the patterns that are needed to match all of some names; none where they cannot."""
     needed = set()
     for name in interfaces:
-        first = next((pattern for pattern in patterns if covered(name, [pattern])), None)
-        if first is None:
+        for pattern in patterns:
+            if covered(name, (pattern,)):
+                needed.add(pattern)
+                break
+        else:
             return []
-        needed.add(first)
     return sorted(needed)

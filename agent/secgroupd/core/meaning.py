@@ -4,15 +4,18 @@ Values that are equal to those of the compile before are the same objects, so th
 hundreds of profiles depend on costs nothing where nothing has changed.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from secgroupd.core.kept import Kept
-from secgroupd.core.model import AddressGroupPeer, Family, GroupPeer, Peer, Rule
+from secgroupd.core.model import AddressGroupPeer, Family, GroupPeer, Peer
 from secgroupd.core.peers import group_set
 from secgroupd.core.policy import Policy, Profile
 
-Named = tuple[Peer, Family]
-"""A peer that a rule names, and the family that the rule is about."""
+Named = tuple[str, str, str]
+"""A peer that a rule names and that means something elsewhere: its kind and id, and the family that
+the rule is about. (Plain text, since tens of thousands are looked up.)"""
+
+GROUP, ADDRESS_GROUP = "group", "address group"
 
 
 class Meanings:
@@ -20,7 +23,7 @@ class Meanings:
 
     def __init__(self, policy: Policy, kept: Kept) -> None:
         self._policy, self._kept = policy, kept
-        self._found: dict[tuple[str, Named], object] = {}
+        self._found: dict[str, dict[Named, object]] = {}
         self._groups: dict[tuple[str, str], object] = {}
 
     def of_profile(self, profile: Profile) -> object:
@@ -28,41 +31,38 @@ class Meanings:
         groups = [self._of_group(profile.vpc_id, group_id) for group_id in profile.groups]
         return self._policy.visible_vpcs(profile.vpc_id), groups
 
-    def of_peers(self, vpc_id: str, named: Iterable[Named]) -> object:
+    def of_peers(self, vpc_id: str, named: Sequence[Named]) -> object:
         """Return what peers stand for in a VPC."""
-        return [self._of_peer(vpc_id, each) for each in named]
+        found = self._found.setdefault(vpc_id, {})
+        for each in named:
+            if each not in found:
+                found[each] = self._of_peer(vpc_id, each)
+        return [found[each] for each in named]
 
     def _of_group(self, vpc_id: str, group_id: str) -> object:
         key = vpc_id, group_id
         if key not in self._groups:
             group = self._policy.groups.get(group_id)
             rules = () if group is None else group.rules
-            named = self._kept.part(("named", group_id), rules, lambda _: _named(rules))
+            peers = ((rule.peer, rule.family) for rule in rules)
+            named = self._kept.part(("named", group_id), rules, lambda _: named_by(peers))
             value = rules, self.of_peers(vpc_id, named)
             self._groups[key] = self._kept.part(("group", *key), value, lambda _: value)
         return self._groups[key]
 
     def _of_peer(self, vpc_id: str, named: Named) -> object:
-        key = vpc_id, named
-        if key not in self._found:
-            peer, family = named
-            if isinstance(peer, GroupPeer):
-                self._found[key] = group_set(
-                    self._policy, self._kept, vpc_id, family, peer.group_id
-                )
-            elif isinstance(peer, AddressGroupPeer):
-                self._found[key] = self._policy.address_groups.get(peer.address_group_id)
-            else:
-                self._found[key] = None
-        return self._found[key]
+        kind, peer_id, family = named
+        if kind == ADDRESS_GROUP:
+            return self._policy.address_groups.get(peer_id)
+        return group_set(self._policy, self._kept, vpc_id, Family(family), peer_id)
 
 
-def _named(rules: Iterable[Rule]) -> tuple[Named, ...]:
+def named_by(peers: Iterable[tuple[Peer, Family]]) -> tuple[Named, ...]:
     """Return the peers whose meaning is not in the rules themselves."""
-    return tuple(
-        dict.fromkeys(
-            (rule.peer, rule.family)
-            for rule in rules
-            if isinstance(rule.peer, GroupPeer | AddressGroupPeer)
-        )
-    )
+    found: dict[Named, None] = {}
+    for peer, family in peers:
+        if isinstance(peer, GroupPeer):
+            found[GROUP, peer.group_id, family.value] = None
+        elif isinstance(peer, AddressGroupPeer):
+            found[ADDRESS_GROUP, peer.address_group_id, family.value] = None
+    return tuple(found)

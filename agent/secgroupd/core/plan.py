@@ -22,6 +22,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import compress
+from operator import is_not
 
 from secgroupd.core.ruleset import TABLE, Chain, Data, Hook, Ruleset, Set, key_text, padded
 
@@ -219,15 +221,20 @@ def _compared(
     touched = known.touched if known else frozenset[str]()
     chains = [
         name
-        for name, one in desired.chains.items()
-        if name in observed.chains and (there.chains.get(name) is not one or name in touched)
+        for name in (*_others(desired.chains, there.chains), *touched)
+        if name in desired.chains and name in observed.chains
     ]
     sets = [
         name
-        for name, one in desired.sets.items()
-        if name in observed.sets and (there.sets.get(name) is not one or name in touched)
+        for name in (*_others(desired.sets, there.sets), *touched)
+        if name in desired.sets and name in observed.sets
     ]
-    return sorted(chains), sorted(sets)
+    return sorted({*chains}), sorted({*sets})
+
+
+def _others(desired: Mapping[str, object], there: Mapping[str, object]) -> Iterator[str]:
+    """Yield the names of what is not the identical object there; it may be one of tens of thousands."""
+    return compress(desired, map(is_not, desired.values(), map(there.get, desired)))
 
 
 def _reshaped(wanted: Set, there: ObservedSet) -> bool:
@@ -352,7 +359,8 @@ class _Difference:
     def _change(self) -> Iterator[Line]:
         """Change what exists, and make the chains that hooks call."""
         changed: list[Chain] = []
-        hooked = (chain.name for chain in self.desired.chains.values() if chain.hook)
+        new = self.desired.chains.keys() - self.observed.chains.keys()
+        hooked = (name for name in new if self.desired.chains[name].hook)
         for name in sorted({*hooked, *self.chains}):
             chain = self.desired.chains[name]
             there = self.observed.chains.get(name)

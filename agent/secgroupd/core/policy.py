@@ -166,7 +166,7 @@ class Policy:
             )
             for group in self.state.security_groups
         }
-        if self._written_default is None:
+        if self.written_default is None:
             for port in self.ports.values():
                 if not port.security_groups:
                     group_id = default_group_id(port.vpc_id)
@@ -176,7 +176,8 @@ class Policy:
         return found
 
     @cached_property
-    def _written_default(self) -> str | None:
+    def written_default(self) -> str | None:
+        """The id of the group that judges ports without any, where the document has written it."""
         named = [g.id for g in self.state.security_groups if g.name == DEFAULT_GROUP_NAME]
         return named[0] if named else None
 
@@ -189,7 +190,7 @@ class Policy:
         """Return the ids of the groups that judge a port, in order."""
         if port.security_groups:
             return port.security_groups
-        return (self._written_default or default_group_id(port.vpc_id),)
+        return (self.written_default or default_group_id(port.vpc_id),)
 
     def profile_of(self, port: Port) -> Profile:
         """Return what a port is judged by."""

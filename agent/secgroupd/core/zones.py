@@ -30,8 +30,10 @@ def zones(policy: Policy, local: Iterable[str]) -> Mapping[str, int]:
     """
     together = _connected(policy)
     here = {together[policy.ports[port_id].vpc_id] for port_id in local}
-    ports = [port for port in policy.ports.values() if together[port.vpc_id] in here]
-    apart = set(_overlapping(ports, together)) if len(here) > 1 else set()
+    apart: set[str] = set()
+    if len(here) > 1:
+        ports = [port for port in policy.ports.values() if together[port.vpc_id] in here]
+        apart |= set(_overlapping(ports, together))
     apart |= {together[vpc.id] for vpc in policy.state.vpcs if vpc.uplinks}
     numbers: dict[str, int] = {}
     taken: set[int] = set()
