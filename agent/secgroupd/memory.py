@@ -80,7 +80,6 @@ class FileMemory:
     def __init__(self, directory: Path | str) -> None:
         self._directory = Path(directory)
         self._path = self._directory / FILE
-        self._texts: list[tuple[State, str]] = []
         self._known: Texts = {}
         self._whole: Record | None = None
         """What is in the record's file, without regard to the intent's."""
@@ -227,21 +226,13 @@ class FileMemory:
             self._text(record.intended),
             encode(_Standing, standing),
         ]
-        kept = [state for state in (record.accepted, record.intended) if state is not None]
-        self._texts = [
-            (known, text) for known, text in self._texts if any(known is k for k in kept)
-        ]
         return "".join(f"{line}\n" for line in lines).encode()
 
     def _text(self, state: State | None) -> str:
-        # A state is most of the file, and mostly the same one is saved again with other bindings.
         if state is None:
             return "null"
-        for known, text in self._texts:
-            if known is state:
-                return text
-        text, self._known = encode_known(State, state, self._known)
-        self._texts.append((state, text))
+        text, known = encode_known(State, state, self._known)
+        self._known = known
         return text
 
     @staticmethod

@@ -24,7 +24,7 @@ from secgroupd.core.kept import Kept
 from secgroupd.core.model import Clearing, State, Timeout
 from secgroupd.core.names import ADOPTING
 from secgroupd.core.nflog import SILENT, Logging
-from secgroupd.core.plan import Known, Line, Observed, Plan, combined, diff, removal
+from secgroupd.core.plan import Known, Line, Observed, Plan, combined, diff, removal, shared
 from secgroupd.core.policy import Policy
 from secgroupd.core.ruleset import TABLE, Ruleset, quotable, quoted
 from secgroupd.core.zones import zones
@@ -221,6 +221,9 @@ class Reconciler:
         observed = self._observed()
         plan = difference(tables, observed, owned=owned, known=self._equal)
         if not plan:
+            if not self._equal:
+                # It has just been read whole, and is as large as what it was compared with.
+                self._known = {f: shared(one, tables[f]) for f, one in observed.items()}
             self._equal = {family: Known(table) for family, table in tables.items()}
         return plan
 

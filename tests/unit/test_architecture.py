@@ -16,7 +16,7 @@ FILES = {
 
 PURE = {
     "bisect", "collections", "collections.abc", "contextlib", "dataclasses", "difflib", "enum",
-    "functools", "hashlib", "ipaddress", "itertools", "json", "re", "struct", "types", "typing",
+    "functools", "hashlib", "ipaddress", "itertools", "json", "operator", "re", "struct", "types", "typing",
 }  # fmt: skip
 """What core may import of the standard library: nothing that touches the world."""
 

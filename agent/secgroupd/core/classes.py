@@ -19,7 +19,6 @@ from secgroupd.core.services import (
     Box,
     LinkService,
     ServiceClass,
-    Services,
     icmp_protocol,
     partition,
 )
@@ -57,13 +56,16 @@ class _Scope:
     def named(self, service: ServiceClass) -> "_Class":
         """Return what is known of a class without asking what its peers mean."""
         # The services are held as long as what is known of them, so that each is known by identity.
-        key = self.judge.basis, id(service)
-        if key not in self.parted.classes:
+        known = (
+            self.parted.classes.get(id(service)) if self.judge.basis is Basis.CONNECTION else None
+        )
+        if known is None:
             entries = self.entries(service)
             peers = named_by((entry.peer, self.judge.family) for entry in entries)
-            name = f"c_{self.class_digest(service)}"
-            self.parted.classes[key] = _Class(name, entries, peers)
-        return self.parted.classes[key]
+            known = _Class(f"c_{self.class_digest(service)}", entries, peers)
+            if self.judge.basis is Basis.CONNECTION:
+                self.parted.classes[id(service)] = known
+        return known
 
     def class_digest(self, service: ServiceClass) -> str:
         """Return what names a class: its rules by id, so that what they say may change in place."""
@@ -98,14 +100,20 @@ class _Parted:
     """A profile's rules of one direction and family in classes, and what comes of these alone.
 
     Attributes:
-        keys: of the boxes, as elements of the map that finds classes.
-        classes: by basis, and by the identity of the service class.
+        services: the class of each element of the map that finds classes; None of those of ICMP,
+            where it is told by type.
+        keys: of the elements.
+        icmp: the classes of ICMP by type, if its types are told apart.
+        untold: the class of ICMP where they are not.
+        classes: those of connections, by the identity of the service class.
         map: the map as it was made last; it is the same while all verdicts in it are.
     """
 
-    services: Services
+    services: tuple[ServiceClass | None, ...]
     keys: tuple[bytes, ...]
-    classes: dict[tuple[Basis, int], _Class] = field(default_factory=dict)
+    icmp: tuple[Box, ...]
+    untold: ServiceClass
+    classes: dict[int, _Class] = field(default_factory=dict)
     map: Set | None = None
 
 
@@ -142,21 +150,26 @@ class Classes:
         self, rules: Sequence[OrderedRule], direction: Direction, family: Family
     ) -> _Parted:
         def make(_: Kept) -> _Parted:
-            services = partition([ordered.rule for ordered in rules], direction, family)
-            keys = (box(Key.SERVICE, b.low[::-1], b.high[::-1]) for b in services.boxes)
-            return _Parted(services, tuple(keys))
+            found = partition([ordered.rule for ordered in rules], direction, family)
+            icmp = icmp_protocol(family)
+            return _Parted(
+                tuple(None if found.icmp and b.low[0] == icmp else b.service for b in found.boxes),
+                tuple(box(Key.SERVICE, b.low[::-1], b.high[::-1]) for b in found.boxes),
+                found.icmp,
+                next(b.service for b in found.boxes if b.low[0] <= icmp <= b.high[0]),
+            )
 
         return self.own.part(("services", direction, family), rules, make)
 
     def _service_map(self, scope: _Scope) -> str:
         """Make the map from protocol and port to the chain of the class; return its name."""
-        icmp, parted = icmp_protocol(scope.judge.family), scope.parted
-        verdicts: list[str] = []
-        for piece in parted.services.boxes:
-            if parted.services.icmp and piece.low[0] == icmp:
-                verdicts.append(f"goto {self._icmp_chains(scope, parted.services.icmp)}")
-            else:
-                verdicts.append(self._class(scope, piece.service))
+        parted = scope.parted
+        verdicts = [
+            f"goto {self._icmp_chains(scope, parted.icmp)}"
+            if service is None
+            else self._class(scope, service)
+            for service in parted.services
+        ]
         if parted.map is None or list(parted.map.elements.values()) != verdicts:
             elements = dict(zip(parted.keys, verdicts, strict=True))
             parted.map = self._interval_map("m", Key.SERVICE, elements, scope.origin)
@@ -201,18 +214,16 @@ class Classes:
 
         Conntrack calls it invalid; the rules still decide, by the packet's own addresses.
         """
-        judge, services = scope.judge, scope.parted.services
-        icmp = icmp_protocol(judge.family)
+        judge, parted = scope.judge, scope.parted
         packets = replace(
             scope, judge=Judge(judge.direction, judge.family, judge.vpc_id, Basis.PACKET)
         )
         protocol = "icmp" if judge.family is Family.IPV4 else "ipv6-icmp"
-        if services.icmp:
-            name = self._icmp_map(packets, services.icmp)
+        if parted.icmp:
+            name = self._icmp_map(packets, parted.icmp)
             word = ICMP_WORDS[judge.family]
             return [f"meta l4proto {protocol} {word} type . {word} code vmap @{name}"]
-        own = next(b.service for b in services.boxes if b.low[0] <= icmp <= b.high[0])
-        verdict = self._class(packets, own)
+        verdict = self._class(packets, parted.untold)
         return [] if verdict == judge.deny else [f"meta l4proto {protocol} {verdict}"]
 
     def _class(self, scope: _Scope, service: ServiceClass) -> str:
@@ -224,7 +235,8 @@ class Classes:
         inputs = entries, self.meanings.of_peers(scope.judge.vpc_id, known.named)
         made = self.own.part(name, inputs, lambda _: self._made(name, scope, service, entries))
         self.draft.counters.update(made.counters)
-        self.draft.sets.update(made.sets)
+        for one in made.sets:
+            self.draft.put(one)
         if made.chain is None:
             return scope.judge.deny
         self.draft.chains[name] = made.chain
@@ -244,7 +256,7 @@ class Classes:
             lines = (*(NftRule(text, scope.origin) for text in texts), *lines)
         denies = [line.text for line in lines] == [judge.deny]
         chain = None if denies else Chain(name, lines)
-        return _Made(chain, peers.sets, frozenset(peers.counters))
+        return _Made(chain, tuple(peers.sets.values()), tuple(peers.counters))
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,5 +264,5 @@ class _Made:
     """A class as it was compiled; without a chain it denies everything."""
 
     chain: Chain | None
-    sets: Mapping[str, Set]
-    counters: frozenset[str]
+    sets: tuple[Set, ...]
+    counters: tuple[str, ...]

@@ -141,6 +141,12 @@ def expected(ruleset: Ruleset) -> Observed:
     )
 
 
+def shared(observed: Observed, ruleset: Ruleset) -> Observed:
+    """Return what was observed and found to be a ruleset, held once: as that one's objects."""
+    meant = expected(ruleset)
+    return replace(observed, chains=meant.chains, sets=meant.sets, counters=meant.counters)
+
+
 def _expected_set(one: Set) -> ObservedSet:
     length = sum(padded(field) for field in one.key.value.fields)
     return ObservedSet(
