@@ -30,6 +30,7 @@ from secgroupd.dataplane.nft import Nft
 from secgroupd.drops import Drops
 from secgroupd.endpoint import Endpoint, Unservable, check
 from secgroupd.errors import DataplaneError, SecgroupdError, SettingsError
+from secgroupd.freed import give_back
 from secgroupd.guard import Guard
 from secgroupd.memory import FileMemory, PatientMemory
 from secgroupd.metrics import Metrics
@@ -267,6 +268,7 @@ class Daemon:
         began = time.monotonic()
         self._done(due, began, well=self.guard.enforce())
         self.guard.tell()
+        give_back()
         log.info("started version=%s bridges=%s", __version__, self.guard.bridges)
         while not self._stop:
             wait = due.wait(time.monotonic())
@@ -324,6 +326,7 @@ class Daemon:
             self._listen()
             self._serve()
             well = self.guard.resync()
+            give_back()
         elif document or reload or links or drift or retry or events or logging:
             well = self.guard.enforce()
         else:

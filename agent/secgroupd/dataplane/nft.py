@@ -35,7 +35,7 @@ SHORT_SECONDS, BYTES_A_SECOND = 15.0, 100_000
 LARGEST_ANSWER = 1 << 24
 
 LARGE_TRANSACTION = 1 << 20
-"""Bytes of text from which the writer is replaced afterwards, since libnftables keeps its memory."""
+"""Bytes of a plan's text from which the writer is ended afterwards, since libnftables keeps its memory."""
 
 HEARD_TRANSACTION = 1 << 16
 """Bytes of text up to which events of a transaction are few enough to be listened to."""
@@ -214,16 +214,20 @@ class Nft(Closing):
             TransactionRefused: the kernel refused it; what packets meet is unchanged.
             OutcomeUnknown: the writer died or went silent.
         """
-        for lines in plan.transactions:
-            if nft_write.written(self._netlink, lines):
-                continue
-            text = "".join(f"{line.text}\n" for line in lines).encode()
-            with self._unheard() if len(text) > HEARD_TRANSACTION else nullcontext():
-                code, error = self._ask(text)
-            if len(text) > LARGE_TRANSACTION:
+        asked = 0
+        try:
+            for lines in plan.transactions:
+                if nft_write.written(self._netlink, lines):
+                    continue
+                text = "".join(f"{line.text}\n" for line in lines).encode()
+                asked += len(text)
+                with self._unheard() if len(text) > HEARD_TRANSACTION else nullcontext():
+                    code, error = self._ask(text)
+                if code != 0:
+                    raise _refusal(lines, error)
+        finally:
+            if asked > LARGE_TRANSACTION:
                 self._stop()
-            if code != 0:
-                raise _refusal(lines, error)
 
     def remove(self) -> Sequence[str]:
         """Remove the agent's tables, in one transaction; return the families that had one.
