@@ -35,7 +35,7 @@ from secgroupd.core.reading import (
     scalar_kind,
     shown,
 )
-from secgroupd.core.rereading import FileRead, Unfit, read_files
+from secgroupd.core.rereading import FileRead, Together, Unfit, read_files
 from secgroupd.core.revision import revision
 from secgroupd.core.scalars import BOOLEAN, Plain
 from secgroupd.core.tree import Budget, Node, TooLarge
@@ -123,17 +123,16 @@ def _by_files(sources: Sequence[Source], before: Mapping[str, FileRead]) -> Pars
         raise Unfit
     files = read_files(DOCUMENT, contents, before)
     reader = Reader()
-    spots: dict[str, str] = {}
     digests: dict[int, bytes] = {}
     for one in files.values():
-        reader.places.update(one.places)
-        spots.update(one.spots)
         digests.update(one.digests)
-    state = _merged([one.values for one in files.values()], sources, reader)
+    places = Together([one.places for one in files.values()])
+    spots = Together([one.spots for one in files.values()])
+    state = _merged([one.values for one in files.values()], sources, reader, places)
     if reader.problems:
         raise Unfit
-    state = replace(state, revision=revision(state, digests), places=MappingProxyType(spots))
-    return Parsed(state, files, reader.places)
+    state = replace(state, revision=revision(state, digests), places=spots)
+    return Parsed(state, files, places)
 
 
 def parse_whole(sources: Sequence[Source]) -> Parsed:
@@ -177,11 +176,16 @@ def _read(sources: Sequence[Source], reader: Reader) -> State:
         for section in SECTIONS.keys() & given.keys():
             given[section] = [located.value for located in given[section]]
         found.append(given)
-    return _merged(found, sources, reader)
+    return _merged(found, sources, reader, reader.places)
 
 
-def _merged(files: Sequence[Mapping[str, Any]], sources: Sequence[Source], reader: Reader) -> State:
-    """Return what files say together, each by its fields."""
+def _merged(
+    files: Sequence[Mapping[str, Any]],
+    sources: Sequence[Source],
+    reader: Reader,
+    places: Mapping[str, Place],
+) -> State:
+    """Return what files say together, each by its fields, with the places of all objects."""
     merged: dict[str, list[Any]] = {section: [] for section in SECTIONS}
     for given in files:
         for section in SECTIONS:
@@ -191,7 +195,7 @@ def _merged(files: Sequence[Mapping[str, Any]], sources: Sequence[Source], reade
         message = f"no file states the document's version: add version: {VERSION}"
         reader.report(Place(sources[0].name, 1, 1), "no-version", message)
     if not reader.problems:
-        _check_default_groups(merged, reader, changes_allowed=changes_allowed)
+        _check_default_groups(merged, reader, places, changes_allowed=changes_allowed)
     ordered: dict[str, Any] = {
         section: tuple(sorted(objects, key=lambda each: each.id))
         for section, objects in merged.items()
@@ -233,10 +237,14 @@ def _trees(sources: Sequence[Source], reader: Reader) -> list[tuple[str, Node]] 
 
 
 def _check_default_groups(
-    merged: dict[str, list[Any]], reader: Reader, *, changes_allowed: bool
+    merged: dict[str, list[Any]],
+    reader: Reader,
+    places: Mapping[str, Place],
+    *,
+    changes_allowed: bool,
 ) -> None:
     needing = (
-        reader.places[f"port:{port.id}"]
+        places[f"port:{port.id}"]
         for instance in merged["instances"]
         for port in instance.ports
         if not port.security_groups
@@ -244,6 +252,7 @@ def _check_default_groups(
     check_default_groups(
         merged["security_groups"],
         reader,
+        places,
         changes_allowed=changes_allowed,
         needed_at=min(needing, default=None),
     )

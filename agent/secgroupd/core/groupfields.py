@@ -1,6 +1,7 @@
 """Address groups and security groups: their fields, and what one entry must not do to the next."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from hashlib import blake2b
 
@@ -131,35 +132,39 @@ def derived_id(rule: Rule) -> str:
 
 
 def check_default_groups(
-    groups: list[SecurityGroup], reader: Reader, *, changes_allowed: bool, needed_at: Place | None
+    groups: list[SecurityGroup],
+    reader: Reader,
+    places: Mapping[str, Place],
+    *,
+    changes_allowed: bool,
+    needed_at: Place | None,
 ) -> None:
     """Report groups named ``default`` that change the default group's rules, or that are ambiguous.
 
     Args:
         groups: every group of the document.
         reader: takes the problems.
+        places: where objects stand, by ``kind:id``.
         changes_allowed: whether the document allows changes of the rules.
         needed_at: where a port stands whose list of groups is empty, None without any.
     """
     named = [group for group in groups if group.name == DEFAULT_GROUP_NAME]
-    named.sort(key=lambda group: reader.places[f"security_group:{group.id}"])
+    named.sort(key=lambda group: places[f"security_group:{group.id}"])
     if needed_at is not None:
         for group in named[1:]:
-            first = reader.places[f"security_group:{named[0].id}"]
+            first = places[f"security_group:{named[0].id}"]
             message = (
                 f"the port at {needed_at} needs the default group, and {first} defines one already: "
                 "rename one of them, or list the port's groups"
             )
-            reader.report(
-                reader.places[f"security_group:{group.id}"], "two-default-groups", message
-            )
+            reader.report(places[f"security_group:{group.id}"], "two-default-groups", message)
     for group in named:
         if not changes_allowed and not _is_default(group):
             message = (
                 "the default group's rules are not to be changed: leave the group out, "
                 "write its four rules, or add allow_default_group_changes: true"
             )
-            reader.report(reader.places[f"security_group:{group.id}"], "default-group", message)
+            reader.report(places[f"security_group:{group.id}"], "default-group", message)
 
 
 def _is_default(group: SecurityGroup) -> bool:

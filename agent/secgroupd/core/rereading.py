@@ -6,9 +6,9 @@ nothing is wrong in any file, the document is what its files say. Otherwise the 
 read at once, which finds every problem and the places that go with it.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from secgroupd.core.declared import SECTIONS, declare
 from secgroupd.core.model import Family
@@ -16,6 +16,8 @@ from secgroupd.core.reading import Place, Reader, Refusal, Shape, TooManyProblem
 from secgroupd.core.revision import digest
 from secgroupd.core.tree import Budget, Node, TooLarge
 from secgroupd.core.yamltree import parse_tree
+
+V = TypeVar("V")
 
 
 class Unfit(Exception):
@@ -55,6 +57,33 @@ class FileRead:
     bindings: Mapping[str, frozenset[str | None]]
     nodes: int
     rules: int
+
+
+class Together(Mapping[str, V]):
+    """Several mappings as one, which is made only when something is looked up: seldom, of very many."""
+
+    __slots__ = ("_parts", "_whole")
+
+    def __init__(self, parts: Sequence[Mapping[str, V]]) -> None:
+        self._parts = parts
+        self._whole: dict[str, V] | None = None
+
+    def _made(self) -> dict[str, V]:
+        if self._whole is None:
+            self._whole = {}
+            for part in self._parts:
+                self._whole.update(part)
+            self._parts = ()
+        return self._whole
+
+    def __getitem__(self, key: str) -> V:
+        return self._made()[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._made())
+
+    def __len__(self) -> int:
+        return len(self._made())
 
 
 def read_files(
