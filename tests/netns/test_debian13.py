@@ -71,6 +71,17 @@ def test_tables_outlive_their_owner_and_get_a_new_one(newer: Agent, number: sign
     assert (newer.passes(1000), newer.passes(1001)) == (True, False)
 
 
+def test_what_the_guard_has_closed_at_boot_is_taken_over_and_opened(newer: Agent) -> None:
+    words = ("python3", "-m", "secgroupd.cli", "--config", str(newer.config), "guard")
+    newer.lab.hv.run(debian13.command(newer.directory, *words))
+    assert "flags persist" in by_newer(newer, "list table inet secgroupd")
+    newer.give(document())
+    newer.start()
+    await_that(lambda: newer.passes(1000))
+    assert not newer.passes(1001)
+    assert newer.status()["healthy"] and owned(newer)
+
+
 def test_a_writer_that_dies_loses_nothing_and_the_next_one_owns(newer: Agent) -> None:
     newer.give(document())
     newer.start()

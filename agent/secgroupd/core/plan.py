@@ -201,8 +201,9 @@ def diff(
         fresh = diff(desired, None, owned=owned)
         return Plan((*removal(desired.family).lines, *fresh.preparation, *fresh.lines))
     if owned and observed.orphaned:
+        # Before the rest: the transaction that changes a table's flags may make no hooked chain in it.
         adopted = diff(desired, replace(observed, orphaned=False))
-        return Plan((table, *adopted.lines), adopted.preparation)
+        return Plan(adopted.lines, (table, *adopted.preparation))
     found = _Difference(desired, observed, *_compared(desired, observed, known))
     sets = {name for name in found.sets if _reshaped(desired.sets[name], observed.sets[name])}
     chains = {
