@@ -149,6 +149,7 @@ class Daemon:
             self._traffic,
             self._drops,
             Suspicion(settings.run_dir),
+            Suspicion(settings.run_dir, "looking-through"),
         )
         self._configure(settings)
         self._open.callback(signal.set_wakeup_fd, signal.set_wakeup_fd(waker))
@@ -330,6 +331,7 @@ class Daemon:
         elif document or reload or links or drift or retry or events or logging:
             well = self.guard.enforce()
         else:
+            self.guard.doubt()
             due.look = now + LOOK_SECONDS
             return
         self._done(due, now, well=well)

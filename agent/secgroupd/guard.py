@@ -78,6 +78,7 @@ class Guard:
     traffic: Traffic
     drops: Drops
     suspicion: Suspicion
+    doubting: Suspicion
     now: Callable[[], float] = time.time
     state: State | None = None
     problems: tuple[Problem, ...] = ()
@@ -148,16 +149,18 @@ class Guard:
         """
         with uncollected():
             well = self._enforce()
-        self._doubt()
         if FATAL not in self.problems:
             self.suspicion.taken_up()
         return well
 
-    def _doubt(self) -> None:
-        """Tell what is doubtful in a new document, which enforcing it does not wait for."""
+    def doubt(self) -> None:
+        """Tell what is doubtful in a new document; it takes a while, and no change should wait for it."""
         parsed, self._undoubted = self._undoubted, None
-        for warning in parsed.warnings[:PROBLEMS_LOGGED] if parsed else ():
+        if parsed is None or not self.doubting.taking_up(self._digest):
+            return
+        for warning in parsed.warnings[:PROBLEMS_LOGGED]:
             log.warning("document-doubtful %s", warning)
+        self.doubting.taken_up()
 
     def _enforce(self) -> bool:
         began = time.monotonic()

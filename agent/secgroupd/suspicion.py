@@ -10,8 +10,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-FILE = "taking-up"
-
 TIMES = 5
 """How often a document may end the agent before it is left alone."""
 
@@ -21,12 +19,18 @@ SECONDS = 600.0
 
 @dataclass(slots=True)
 class Suspicion:
-    """What is known of documents that were being taken up, in the run directory.
+    """What is known of documents that something was being done with, in the run directory.
 
     A directory that cannot be written to knows of none.
+
+    Attributes:
+        directory: the run directory.
+        what: was being done; names the file.
+        now: the time, in seconds.
     """
 
     directory: Path
+    what: str = "taking-up"
     now: Callable[[], float] = time.time
 
     def taking_up(self, digest: bytes) -> bool:
@@ -41,13 +45,17 @@ class Suspicion:
     def taken_up(self) -> None:
         """Note that the agent has survived."""
         try:
-            (self.directory / FILE).unlink(missing_ok=True)
+            self._file.unlink(missing_ok=True)
         except OSError:
             return
 
+    @property
+    def _file(self) -> Path:
+        return self.directory / self.what
+
     def _known(self, digest: bytes) -> tuple[int, float]:
         try:
-            found = json.loads((self.directory / FILE).read_text())
+            found = json.loads(self._file.read_text())
             if found["digest"] == digest.hex():
                 return int(found["times"]), float(found["at"])
         except (OSError, ValueError, TypeError, KeyError):
@@ -55,9 +63,9 @@ class Suspicion:
         return 0, 0.0
 
     def _write(self, content: object) -> None:
-        fresh = self.directory / f".{FILE}.new"
+        fresh = self.directory / f".{self.what}.new"
         try:
             fresh.write_text(json.dumps(content))
-            fresh.replace(self.directory / FILE)
+            fresh.replace(self._file)
         except OSError:
             return

@@ -37,6 +37,15 @@ def test_it_follows_its_document_and_keeps_the_last_good_one(agent: Agent) -> No
     assert agent.ask("status") == 0
 
 
+def test_what_is_doubtful_is_told_once_it_is_enforced(agent: Agent) -> None:
+    agent.give(document().replace("instances:\n", "  - {id: spare}\ninstances:\n"))
+    agent.start()
+    await_that(lambda: "document-doubtful" in agent.log.read_text())
+    log = agent.log.read_text()
+    assert "spare" in log
+    assert log.index(" applied ") < log.index("document-doubtful")
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_stopped_or_killed_the_rules_stay_and_a_restart_writes_nothing(
     agent: Agent, number: signal.Signals
