@@ -147,9 +147,16 @@ def test_of_two_daemons_the_one_that_has_lost_its_lock_ends(agent: Agent) -> Non
     agent.start()
     first = agent.process
     assert first
-    (agent.directory / "run" / "lock").unlink()
+    lock = agent.directory / "run" / "lock"
+    # It would take it again if it came first.
+    first.send_signal(signal.SIGSTOP)
+    lock.unlink()
     agent.launch()
+    second = agent.process
+    assert second
     try:
+        await_that(lambda: lock.exists() and lock.read_text() == f"{second.pid}\n")
+        first.send_signal(signal.SIGCONT)
         assert first.wait(PATIENCE) == 0
         assert "lock-lost" in agent.log.read_text()
         await_that(lambda: agent.ask("status") == 0)
