@@ -57,6 +57,19 @@ def test_nobody_else_can_change_the_tables(newer: Agent) -> None:
     assert newer.metric("drift_repairs_total") == 0
 
 
+def test_they_are_the_agents_after_a_large_change_too(newer: Agent) -> None:
+    many = "".join(
+        f"      - {{id: r{at}, direction: ingress, protocol: tcp, multiport: {at + 1}, "
+        f"remote_ip_prefix: 10.{at >> 8}.{at & 255}.0/24}}\n"
+        for at in range(12_000)
+    )
+    newer.give(document().replace("      - {id: out", f"{many}      - {{id: out"))
+    newer.start()
+    assert newer.passes(1000)
+    # Its writer, which owns them, has ended to give back its memory; another one takes them.
+    await_that(lambda: owned(newer))
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_tables_outlive_their_owner_and_get_a_new_one(newer: Agent, number: signal.Signals) -> None:
     newer.give(document())
