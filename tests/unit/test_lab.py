@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from laboratory.edits import CONVERSATIONS, ROWS, Row, edited, label
-from laboratory.tables import HERE, hosts, instances, packages
+from laboratory.tables import FAMILIES, HERE, hosts, instances, packages
 from secgroupd.core.clearing import documented
 from secgroupd.core.document import Source, parse
 from secgroupd.core.model import Direction, State
@@ -76,14 +76,14 @@ def test_the_table_of_instances_is_the_policys() -> None:
         instance.id: (
             port.host_id,
             port.interface,
-            *(str(address) for address in port.private_ips),
+            [str(address) for address in port.private_ips],
             port.mac_address,
         )
         for instance in state(POLICY).instances
         for port in instance.ports
     }
     assert found == {
-        each.name: (each.host, each.interface, each.address, each.mac)
+        each.name: (each.host, each.interface, [each.at(family) for family in FAMILIES], each.mac)
         for each in instances().values()
     }
     assert {each.host for each in instances().values()} <= set(hosts())
@@ -95,8 +95,9 @@ def test_the_policy_is_accepted_and_only_groups_that_wait_for_members_are_doubte
     assert len(warnings) == 2
 
 
+@pytest.mark.parametrize("family", [0, 1], ids=FAMILIES)
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: re.sub(r"\W+", "-", row.change))
-def test_each_row_cuts_what_the_table_clears_and_the_rules_then_deny(row: Row) -> None:
+def test_each_row_cuts_what_the_table_clears_and_the_rules_then_deny(row: Row, family: int) -> None:
     after = state(edited(POLICY, *row.edits))
     assert after.revision != state(POLICY).revision
     policy = Policy(after)
@@ -105,7 +106,7 @@ def test_each_row_cuts_what_the_table_clears_and_the_rules_then_deny(row: Row) -
         cut = set()
         for client, server, number in CONVERSATIONS:
             port = policy.ports[f"p-{vpc}-{server}"]
-            peer = policy.ports[f"p-{vpc}-{client}"].private_ips[0]
+            peer = policy.ports[f"p-{vpc}-{client}"].private_ips[family]
             packet = Packet(peer=peer, protocol=6, dport=number)
             if port.id in cleared and not decide(policy, port, Direction.INGRESS, packet).allowed:
                 cut.add(label(client, server, number))

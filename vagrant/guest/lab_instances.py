@@ -30,12 +30,13 @@ TABLES = Path("/etc/lab")
 TCP_PORTS = (80, 8080, 9090)
 ECHO_PORT, COUNTED_PORT = 53, 9999
 TICK = b"tick" * 8
-TICK_SECONDS = 0.2
+# What an emulated processor carries beside everything else, in two dozen conversations.
+TICK_SECONDS, PING_SECONDS, STREAM_SECONDS = 0.5, 0.2, 0.1
 OUTSIDE = "world"
 """What the host itself is called as an end, where it is no hypervisor."""
 
 BRIDGE, TUNNEL, TUNNEL_ID = "br-blue", "vxblue", 10
-GATEWAY = "10.20.0.1"
+GATEWAY, GATEWAY6 = "10.20.0.1", "2001:db8:20::1"
 MTU = 1400
 
 # <linux/tcp.h>: how a connection is taken out of one kernel and put into another.
@@ -45,6 +46,10 @@ OPTION_MSS, OPTION_SCALE, OPTION_SACK, OPTION_TIME = 2, 3, 4, 8
 TIOCOUTQ, FIONREAD = 0x5411, 0x541B
 TUNSETIFF, IFF_TAP, IFF_NO_PI = 0x400454CA, 0x0002, 0x1000
 CLONE_NEWNET = 0x40000000
+
+FAMILIES = (socket.AF_INET, socket.AF_INET6)
+ECHO_REQUESTS = {socket.AF_INET: 8, socket.AF_INET6: 128}
+ECHO_REPLIES = {socket.AF_INET: 0, socket.AF_INET6: 129}
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -89,6 +94,7 @@ class Instance:
     kind: str
     interface: str
     address: str
+    address6: str
     mac: str
 
 
@@ -122,11 +128,38 @@ def checksum(content: bytes) -> int:
     return ~(total + (total >> 16)) & 0xFFFF
 
 
-def echo_request(identifier: int, sequence: int) -> bytes:
-    """Return an ICMP echo request."""
-    rest = struct.pack("!HH", identifier, sequence) + TICK
-    head = struct.pack("!BBH", 8, 0, 0)
-    return struct.pack("!BBH", 8, 0, checksum(head + rest)) + rest
+def family_of(address: str) -> socket.AddressFamily:
+    """Return the family of an address."""
+    return socket.AF_INET6 if ":" in address else socket.AF_INET
+
+
+def pinging(to: str) -> socket.socket:
+    """Return a socket that sends echo requests to an address and gets what comes back."""
+    family = family_of(to)
+    protocol = socket.IPPROTO_ICMPV6 if family == socket.AF_INET6 else socket.IPPROTO_ICMP
+    return socket.socket(family, socket.SOCK_RAW, protocol)
+
+
+def echo_request(own: socket.socket, sequence: int) -> bytes:
+    """Return an echo request; that of IPv6 gets its checksum from the kernel."""
+    kind = ECHO_REQUESTS[own.family]
+    rest = struct.pack("!HH", own.fileno(), sequence) + TICK
+    head = struct.pack("!BBH", kind, 0, 0)
+    return struct.pack("!BBH", kind, 0, checksum(head + rest)) + rest
+
+
+async def heard_echo(own: socket.socket, to: str) -> None:
+    """Wait for an answer from an address to a request of this socket."""
+    while True:
+        packet, peer = await asyncio.get_running_loop().sock_recvfrom(own, 2048)
+        # Only in IPv4 the packet's own header comes with it.
+        content = packet[(packet[0] & 15) * 4 :] if own.family == socket.AF_INET else packet
+        if (
+            content[0] == ECHO_REPLIES[own.family]
+            and peer[0] == to
+            and struct.unpack("!H", content[4:6])[0] == own.fileno()
+        ):
+            return
 
 
 class Lab:
@@ -134,10 +167,10 @@ class Lab:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.addresses: dict[str, str] = {}
+        self.addresses: dict[str, tuple[str, str]] = {}
         self.hypervisors: list[str] = []
         for words in _rows("hosts"):
-            self.addresses[words[0]] = words[3]
+            self.addresses[words[0]] = (words[3], words[4])
             if words[1] == "hypervisor":
                 self.hypervisors.append(words[0])
         self.table = {words[0]: Instance(*words) for words in _rows("instances")}
@@ -157,11 +190,15 @@ class Lab:
         """Remove what an earlier run left; make the bridge, and the tunnel to the other hosts'."""
         for left in os.listdir("/run/netns") if os.path.isdir("/run/netns") else ():  # noqa: PTH112, PTH208
             subprocess.run(["ip", "netns", "del", left], check=True)
-        Path("/proc/sys/net/ipv4/ip_forward").write_text("1\n")
+        for one in self.table.values():
+            _remove(one.interface)
+        for switch in ("ipv4/ip_forward", "ipv6/conf/all/forwarding"):
+            Path("/proc/sys/net", switch).write_text("1\n")
+        here, here6 = self.addresses[self.name]
+        ip(f"addr replace {here6}/64 dev {_interface_of(here)} nodad")
         if self.name in self.hypervisors:
             for link in (TUNNEL, BRIDGE):
-                subprocess.run(["ip", "link", "del", link], capture_output=True, check=False)
-            here = self.addresses[self.name]
+                _remove(link)
             ip(
                 f"link add {BRIDGE} mtu {MTU} type bridge",
                 f"link add {TUNNEL} mtu {MTU} type vxlan id {TUNNEL_ID} local {here} dstport 4789",
@@ -170,7 +207,7 @@ class Lab:
             )
             for other in self.hypervisors:
                 if other != self.name:
-                    to = f"{TUNNEL} dst {self.addresses[other]}"
+                    to = f"{TUNNEL} dst {self.addresses[other][0]}"
                     command = f"bridge fdb append 00:00:00:00:00:00 dev {to}"
                     subprocess.run(command.split(), check=True)
         for name, host in self.places.items():
@@ -183,7 +220,11 @@ class Lab:
     def know(self, one: Instance) -> None:
         """Know the way to an instance of another host."""
         if one.wiring == "routed":
-            ip(f"route replace {one.address}/32 via {self.addresses[self.places[one.name]]}")
+            gateway, gateway6 = self.addresses[self.places[one.name]]
+            ip(
+                f"route replace {one.address}/32 via {gateway}",
+                f"route replace {one.address6}/128 via {gateway6}",
+            )
 
     def make(self, one: Instance) -> None:
         """Make an instance's namespace and its interface, which nobody is at the other end of yet."""
@@ -201,10 +242,13 @@ class Lab:
             "link set lo up",
             f"link set eth0 address {one.mac} mtu {MTU} up",
             f"addr add {one.address}/{32 if routed else 24} dev eth0",
+            # Not tentative: a connection that came with the instance is bound to it at once.
+            f"addr add {one.address6}/{128 if routed else 64} dev eth0 nodad",
             *(
-                [f"route add {GATEWAY} dev eth0", f"route add default via {GATEWAY}"]
+                line
+                for gateway in (GATEWAY, GATEWAY6)
                 if routed
-                else []
+                for line in (f"route add {gateway} dev eth0", f"route add default via {gateway}")
             ),
             namespace=one.name,
         )
@@ -215,7 +259,9 @@ class Lab:
             ip(
                 f"link set {one.interface} mtu {MTU} up",
                 f"addr add {GATEWAY}/32 dev {one.interface}",
+                f"addr add {GATEWAY6}/128 dev {one.interface} nodad",
                 f"route replace {one.address}/32 dev {one.interface}",
+                f"route replace {one.address6}/128 dev {one.interface}",
             )
         else:
             ip(f"link set {one.interface} mtu {MTU} master {BRIDGE} up")
@@ -244,22 +290,23 @@ class Lab:
     def serve(self, name: str) -> None:
         """Begin to answer in an instance."""
         with inside(name):
-            listeners = [_bound(socket.SOCK_STREAM, port) for port in TCP_PORTS]
+            listeners = _bound(socket.SOCK_STREAM, *TCP_PORTS)
             for listener in listeners:
                 listener.listen(100)
-            echo, counted = (_bound(socket.SOCK_DGRAM, port) for port in (ECHO_PORT, COUNTED_PORT))
-        self.sockets[name] = [*listeners, echo, counted]
+            echoing = _bound(socket.SOCK_DGRAM, ECHO_PORT)
+            counting = _bound(socket.SOCK_DGRAM, COUNTED_PORT)
+        self.sockets[name] = [*listeners, *echoing, *counting]
         self.servers[name] = [
             *(asyncio.create_task(self._listen(name, listener)) for listener in listeners),
-            asyncio.create_task(self._echo(echo)),
-            asyncio.create_task(self._count(name, counted)),
+            *(asyncio.create_task(self._echo(own)) for own in echoing),
+            *(asyncio.create_task(self._count(name, own)) for own in counting),
         ]
 
     async def _listen(self, name: str, listener: socket.socket) -> None:
         while True:
             connection, peer = await asyncio.get_running_loop().sock_accept(listener)
             here = connection.getsockname()
-            self.talk(End(name, "server", connection, f"{peer[0]}:{peer[1]}>{here[0]}:{here[1]}"))
+            self.talk(End(name, "server", connection, _key(peer, here)))
 
     async def _echo(self, own: socket.socket) -> None:
         loop = asyncio.get_running_loop()
@@ -330,19 +377,19 @@ class Lab:
 
     async def _probe(self, seconds: float, name: str, to: str, protocol: str, port: int) -> bool:
         loop = asyncio.get_running_loop()
-        kinds = {
-            "tcp": (socket.SOCK_STREAM, 0),
-            "udp": (socket.SOCK_DGRAM, 0),
-            "icmp": (socket.SOCK_RAW, socket.IPPROTO_ICMP),
-        }
+        kinds = {"tcp": socket.SOCK_STREAM, "udp": socket.SOCK_DGRAM}
         with inside(name):
-            own = socket.socket(socket.AF_INET, *kinds[protocol])
+            own = (
+                pinging(to) if protocol == "icmp" else socket.socket(family_of(to), kinds[protocol])
+            )
         own.settimeout(0)
         with own:
             try:
                 async with asyncio.timeout(seconds):
                     if protocol == "icmp":
-                        return await self._echoed(own, to)
+                        await loop.sock_sendto(own, echo_request(own, 1), (to, 0))
+                        await heard_echo(own, to)
+                        return True
                     await loop.sock_connect(own, (to, port))
                     if protocol == "udp":
                         await loop.sock_sendall(own, TICK)
@@ -353,24 +400,10 @@ class Lab:
                 return False
         return True
 
-    async def _echoed(self, own: socket.socket, to: str) -> bool:
-        loop = asyncio.get_running_loop()
-        identifier = own.fileno()
-        await loop.sock_sendto(own, echo_request(identifier, 1), (to, 0))
-        while True:
-            packet, peer = await loop.sock_recvfrom(own, 2048)
-            content = packet[(packet[0] & 15) * 4 :]
-            if (
-                content[0] == 0
-                and peer[0] == to
-                and struct.unpack("!H", content[4:6])[0] == identifier
-            ):
-                return True
-
     async def do_open(self, instance: str, to: str, port: int, seconds: float) -> str | None:
         """Begin a conversation; return its key, or None if there is no connection."""
         with inside(instance):
-            own = socket.socket()
+            own = socket.socket(family_of(to))
         own.settimeout(0)
         try:
             async with asyncio.timeout(seconds):
@@ -378,8 +411,7 @@ class Lab:
         except (TimeoutError, OSError):
             own.close()
             return None
-        here = own.getsockname()
-        end = End(instance, "client", own, f"{here[0]}:{here[1]}>{to}:{port}")
+        end = End(instance, "client", own, _key(own.getsockname(), (to, port)))
         self.talk(end)
         return end.key
 
@@ -406,7 +438,7 @@ class Lab:
     async def do_ping(self, instance: str, to: str) -> None:
         """Ping five times a second from now on."""
         with inside(instance):
-            own = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP)
+            own = pinging(to)
         own.settimeout(0)
         ping = self.pings[f"{instance}>{to}"] = Pinger()
         self._begin(self._send_pings(own, to, ping))
@@ -417,33 +449,27 @@ class Lab:
         while True:
             ping.sent += 1
             with contextlib.suppress(OSError):
-                await loop.sock_sendto(own, echo_request(own.fileno(), ping.sent & 0xFFFF), (to, 0))
-            await asyncio.sleep(TICK_SECONDS)
+                await loop.sock_sendto(own, echo_request(own, ping.sent & 0xFFFF), (to, 0))
+            await asyncio.sleep(PING_SECONDS)
 
     async def _hear_pings(self, own: socket.socket, to: str, ping: Pinger) -> None:
         while True:
-            packet, peer = await asyncio.get_running_loop().sock_recvfrom(own, 2048)
-            content = packet[(packet[0] & 15) * 4 :]
-            if (
-                content[0] == 0
-                and peer[0] == to
-                and struct.unpack("!H", content[4:6])[0] == own.fileno()
-            ):
-                now = time.monotonic()
-                ping.longest_silence = max(ping.longest_silence, now - ping.heard)
-                ping.received, ping.heard = ping.received + 1, now
+            await heard_echo(own, to)
+            now = time.monotonic()
+            ping.longest_silence = max(ping.longest_silence, now - ping.heard)
+            ping.received, ping.heard = ping.received + 1, now
 
     async def do_stream(self, instance: str, to: str) -> None:
-        """Send a datagram to the counted port twenty times a second from now on."""
+        """Send a datagram to the counted port ten times a second from now on."""
         with inside(instance):
-            own = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+            own = socket.socket(family_of(to), socket.SOCK_DGRAM)
         own.settimeout(0)
 
         async def stream() -> None:
             while True:
                 with contextlib.suppress(OSError):
                     await asyncio.get_running_loop().sock_sendto(own, TICK, (to, COUNTED_PORT))
-                await asyncio.sleep(TICK_SECONDS / 4)
+                await asyncio.sleep(STREAM_SECONDS)
 
         self._begin(stream())
 
@@ -466,8 +492,7 @@ class Lab:
             os.close(descriptor)
         subprocess.run(["ip", "netns", "del", instance], check=True)
         if one.kind == "veth":
-            # The kernel clears namespaces away in its own time; the interface must be gone now.
-            subprocess.run(["ip", "link", "del", one.interface], capture_output=True, check=False)
+            _remove(one.interface)
         return taken
 
     async def do_moved(self, instance: str, host: str, taken: list[dict[str, Any]]) -> None:
@@ -514,6 +539,11 @@ def _rows(table: str) -> list[list[str]]:
     return [words for line in lines if (words := line.partition("#")[0].split())]
 
 
+def _remove(interface: str) -> None:
+    """Remove an interface if it is there: the kernel clears namespaces away in its own time."""
+    subprocess.run(["ip", "link", "del", interface], capture_output=True, check=False)
+
+
 def _tap(interface: str) -> int:
     descriptor = os.open("/dev/net/tun", os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
     request = struct.pack("16sH22x", interface.encode(), IFF_TAP | IFF_NO_PI)
@@ -521,12 +551,33 @@ def _tap(interface: str) -> int:
     return descriptor
 
 
-def _bound(kind: socket.SocketKind, port: int) -> socket.socket:
-    own = socket.socket(socket.AF_INET, kind)
-    own.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    own.settimeout(0)
-    own.bind(("", port))
-    return own
+def _interface_of(address: str) -> str:
+    """Return the host's interface that has an address."""
+    command = f"ip -json addr show to {address}"
+    told = subprocess.run(command.split(), capture_output=True, check=True).stdout
+    # It tells of the others by an object without anything in it.
+    (name,) = (each["ifname"] for each in json.loads(told) if each)
+    return str(name)
+
+
+def _bound(kind: socket.SocketKind, *ports: int) -> list[socket.socket]:
+    """Return a socket of each family for each port."""
+    found = []
+    for family in FAMILIES:
+        for port in ports:
+            own = socket.socket(family, kind)
+            own.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                own.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            own.settimeout(0)
+            own.bind(("", port))
+            found.append(own)
+    return found
+
+
+def _key(client: tuple[Any, ...], server: tuple[Any, ...]) -> str:
+    """Return what both sides call a conversation."""
+    return f"{client[0]}:{client[1]}>{server[0]}:{server[1]}"
 
 
 def _queued(own: socket.socket, queue: int, request: int) -> dict[str, Any]:
@@ -566,7 +617,7 @@ def _taken(end: End) -> dict[str, Any]:
 
 def _given(name: str, taken: dict[str, Any]) -> End:
     """Return the end of a connection that was taken elsewhere, as it was there."""
-    own = socket.socket()
+    own = socket.socket(family_of(taken["here"][0]))
     own.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     own.setsockopt(socket.IPPROTO_TCP, REPAIR, 1)
     queues = ((RECEIVED, taken["incoming"]), (SENT, taken["outgoing"]))

@@ -23,6 +23,18 @@ def edited(text: str, *edits: Edit) -> str:
     return text
 
 
+def twice(rule: str, old: str, new: str) -> list[Edit]:
+    """Change the rule of each family that has this id, and -6 in IPv6."""
+    return [(f"id: {name},", old, new) for name in (rule, f"{rule}-6")]
+
+
+def added(group: str, rule: str, rest: str) -> list[Edit]:
+    """Add a rule of each family to a group, before its others."""
+    rules = f"{{id: {rule}, {rest}}}", f"{{id: {rule}-6, ethertype: IPv6, {rest}}}"
+    lines = "".join(f"      - {each}\n" for each in rules)
+    return [(f"id: {group}\n", "rules:\n", f"rules:\n{lines}")]
+
+
 def groups(ports: str, old: str, new: str) -> list[Edit]:
     """Give a port of each VPC other groups."""
     return [(f"id: p-{vpc}-{ports},", f"[{old}]", f"[{new}]") for vpc in "bg"]
@@ -46,7 +58,7 @@ class Row:
 CONVERSATIONS = [("app-1", "web-2", port) for port in (80, 8080, 9090)] + [
     ("app-2", "web-1", port) for port in (80, 8080, 9090)
 ]
-"""Which run, in both VPCs and each from one host to the other, while the policy changes."""
+"""Which run, in both VPCs and both families, each from one host to the other, while the policy changes."""
 
 
 def label(client: str, server: str, port: int) -> str:
@@ -73,55 +85,44 @@ ROWS = [
     ),
     Row(
         "an inbound deny added",
-        [
-            (
-                "id: sg-web",
-                "rules:\n",
-                "rules:\n      - {id: no-80, direction: ingress, action: deny, protocol: tcp, multiport: 80}\n",
-            )
-        ],
+        added("sg-web", "no-80", "direction: ingress, action: deny, protocol: tcp, multiport: 80"),
         _cut(":80 "),
     ),
     Row(
         "an outbound deny added (to the group of those who opened the connections)",
-        [
-            (
-                "id: sg-app",
-                "rules:\n",
-                "rules:\n      - {id: no-80, direction: egress, action: deny, protocol: tcp, multiport: 80}\n",
-            )
-        ],
+        added("sg-app", "no-80", "direction: egress, action: deny, protocol: tcp, multiport: 80"),
         _cut(),
     ),
     Row(
         "an inbound allow deleted",
-        [
-            (
-                "id: from-app,",
-                "direction: ingress, priority: 2, protocol: tcp, multiport: 80",
-                "direction: egress, protocol: tcp, multiport: 81",
-            )
-        ],
+        twice(
+            "from-app",
+            "direction: ingress, priority: 2, protocol: tcp, multiport: 80",
+            "direction: egress, protocol: tcp, multiport: 81",
+        ),
         _cut(":80 "),
     ),
     Row(
         "an inbound rule modified (its port)",
-        [("id: from-app,", "multiport: 80", "multiport: 81")],
+        twice("from-app", "multiport: 80", "multiport: 81"),
         _cut(":80 "),
     ),
     Row(
         "entries removed from an address group",
-        [("id: listed", "10.10.0.21, ", ""), ("id: listed", "10.20.0.21, ", "")],
+        [
+            *(("id: listed,", f"10.{net}.0.21, ", "") for net in (10, 20)),
+            *(("id: listed-6,", f'"2001:db8:{net}::21", ', "") for net in (10, 20)),
+        ],
         _cut("app-1>web-2:8080"),
     ),
     Row(
         "a deny enabled",
-        [("id: shut-8080", "enabled: false", "enabled: true")],
+        twice("shut-8080", "enabled: false", "enabled: true"),
         _cut(":8080"),
     ),
     Row(
         "an allow disabled",
-        [("id: from-app,", "enabled: true", "enabled: false")],
+        twice("from-app", "enabled: true", "enabled: false"),
         _cut(":80 "),
     ),
     Row(
@@ -134,9 +135,10 @@ ROWS = [
         [
             (
                 "id: sg-app",
-                "- {id: out-backstage, direction: egress, protocol: tcp, multiport: 9090}",
+                f"- {{id: out-backstage{rest}, direction: egress, protocol: tcp, multiport: 9090}}",
                 "",
             )
+            for rest in ("", "-6, ethertype: IPv6")
         ],
         _cut(),
     ),
@@ -145,21 +147,16 @@ ROWS = [
         [
             (
                 "id: sg-late",
-                "- {id: no-backstage, direction: ingress, action: deny, protocol: tcp, multiport: 9090}",
-                "[]",
+                f"- {{id: no-backstage{rest}, direction: ingress, action: deny, protocol: tcp, multiport: 9090}}",
+                left,
             )
+            for rest, left in (("", ""), ("-6, ethertype: IPv6", "[]"))
         ],
         _cut(),
     ),
     Row(
         "an inbound allow added",
-        [
-            (
-                "id: sg-app",
-                "rules:\n",
-                "rules:\n      - {id: new, direction: ingress, protocol: tcp, multiport: 7}\n",
-            )
-        ],
+        added("sg-app", "new", "direction: ingress, protocol: tcp, multiport: 7"),
         _cut(),
     ),
     Row(

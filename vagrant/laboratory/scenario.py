@@ -4,6 +4,7 @@ import json
 import re
 import time
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from laboratory.cluster import Cluster, at_once
 from laboratory.edits import CONVERSATIONS, ROWS, edited, groups, label
 from laboratory.report import Report
 from laboratory.shell import LabError
-from laboratory.tables import HERE, Instance, instances
+from laboratory.tables import FAMILIES, HERE, Instance, instances
 
 PROBES = [
     ("icmp", 0, "p"),
@@ -24,13 +25,19 @@ LEGEND = (
     "p ping, w tcp/80, l tcp/8080 (from listed addresses), b tcp/9090 (backstage), n udp/53 (names)"
 )
 VPCS = {"b": "vpc-blue (bridged)", "g": "vpc-green (routed)"}
+ECHO_REQUESTS = {
+    "IPv4": {"protocol": "icmp", "icmp_type": 8},
+    "IPv6": {"protocol": "icmpv6", "icmp_type": 128},
+}
 OUTSIDE = "world"
 PATIENCE = 5.0
 """After so many seconds a probe without an answer counts as denied."""
 WATCHED = 2.5
 """For so many seconds it is watched whether a conversation goes on."""
 ALERT_SECONDS = 600
-QUIET_SECONDS = 300
+
+Cells = dict[tuple[str, str], str]
+"""For who asks and who is asked, which of the probes pass, as letters."""
 
 
 PARTS = ("matrix", "membership", "clearing", "killed", "rebooted", "moved", "broken")
@@ -105,35 +112,35 @@ class Scenario:
         """Try everything from everywhere, beside what the policy's evaluator says."""
         self.say.title(title)
         self.say.line(f"{LEGEND}; - nothing")
-        wrong = []
-        expected, observed = self._expected(), self._observed()
-        for vpc, name in VPCS.items():
-            ends = [each for each in self.table if each.startswith(vpc)]
-            sources = [*ends, *([OUTSIDE] if self.monitor and vpc == "g" else [])]
+        for family in FAMILIES:
+            expected, observed = self._expected(family), self._observed(family)
+            for vpc, name in VPCS.items():
+                self.say.line()
+                self._show(vpc, f"{name}, {family}", observed, expected)
             self.say.line()
-            heads = "".join(f"{end + ' ' + self.places[end]:>14}" for end in ends)
-            self.say.line(f"{name:<20}{heads}")
-            for source in sources:
-                cells = ""
-                for to in ends:
-                    if source == to:
-                        cells += f"{'':>14}"
-                        continue
-                    pair = (source, to)
-                    cells += f"{observed[pair] + '/' + expected[pair]:>14}"
-                    if observed[pair] != expected[pair]:
-                        wrong.append(f"{source} to {to}")
-                self.say.line(
-                    f"{source + ' ' + self.places.get(source, self.monitor or ''):<20}{cells}"
-                )
-        self.say.line()
-        self.say.check("every cell is as expected", not wrong, ", ".join(wrong))
-        across = [
-            f"{source} to {to}"
-            for (source, to), found in observed.items()
-            if source[0] != to[0] and source != OUTSIDE and found.strip("-")
-        ]
-        self.say.check("nothing passes from one VPC to the other", not across, ", ".join(across))
+            wrong = [f"{a} to {b}" for a, b in expected if observed[a, b] != expected[a, b]]
+            self.say.check(f"{family}: every cell is as expected", not wrong, ", ".join(wrong))
+            across = [
+                f"{a} to {b}"
+                for (a, b), found in observed.items()
+                if a[0] != b[0] and a != OUTSIDE and found.strip("-")
+            ]
+            self.say.check(f"{family}: nothing passes from one VPC to the other", not across,
+                           ", ".join(across))  # fmt: skip
+
+    def _show(self, vpc: str, name: str, observed: Cells, expected: Cells) -> None:
+        ends = [each for each in self.table if each.startswith(vpc)]
+        sources = [*ends, *([OUTSIDE] if self.monitor and vpc == "g" else [])]
+        heads = "".join(f"{end + ' ' + self.places[end]:>14}" for end in ends)
+        self.say.line(f"{name:<25}{heads}")
+        for source in sources:
+            cells = [
+                "" if source == to else f"{observed[source, to]}/{expected[source, to]}"
+                for to in ends
+            ]
+            place = self.places.get(source, self.monitor or "")
+            line = f"{source + ' ' + place:<25}" + "".join(f"{cell:>14}" for cell in cells)
+            self.say.line(line.rstrip())
 
     def _pairs(self) -> Iterator[tuple[str, str]]:
         for to in self.table:
@@ -143,13 +150,14 @@ class Scenario:
             if self.monitor and to.startswith("g"):
                 yield OUTSIDE, to
 
-    def _expected(self) -> dict[tuple[str, str], str]:
+    def _expected(self, family: str) -> Cells:
         """Ask secgroupctl test, which judges by the document, what is to pass."""
         pairs = [(a, b) for a, b in self._pairs() if a == OUTSIDE or a[0] == b[0]]
-        outside = self.cluster.hosts[self.monitor].address if self.monitor else ""
+        outside = self.cluster.hosts[self.monitor].at(family) if self.monitor else ""
         asked = [
-            {"from": outside if source == OUTSIDE else source, "to": to, "protocol": protocol,
-             **({"dport": port} if port else {"icmp_type": 8}), "expect": "allow"}
+            {"from": outside if source == OUTSIDE else source, "to": to, "ethertype": family,
+             **({"protocol": protocol, "dport": port} if port else ECHO_REQUESTS[family]),
+             "expect": "allow"}
             for source, to in pairs
             for protocol, port, _ in PROBES
         ]  # fmt: skip
@@ -161,14 +169,14 @@ class Scenario:
             raise LabError(f"secgroupctl test: {text[-1000:]}")
         return _cells(pairs, got)
 
-    def _observed(self) -> dict[tuple[str, str], str]:
+    def _observed(self, family: str) -> Cells:
         pairs = list(self._pairs())
-        found: dict[tuple[str, str], str] = {}
+        found: Cells = {}
 
         def observe(name: str) -> None:
             mine = [pair for pair in pairs if self._host(pair[0]) == name]
             probes = [
-                [source, self.table[to].address, protocol, port]
+                [source, self.table[to].at(family), protocol, port]
                 for source, to in mine
                 for protocol, port, _ in PROBES
             ]
@@ -185,10 +193,13 @@ class Scenario:
     def _host(self, instance: str) -> str:
         return self.places.get(instance) or self.monitor or ""
 
-    def _reaches(self, source: str, to: str, protocol: str, port: int) -> bool:
-        probe = [source, self.table[to].address, protocol, port]
-        (got,) = self.cluster.ask(self._host(source), "probe", probes=[probe], seconds=PATIENCE)
-        return bool(got)
+    def _reaches(self, source: str, to: str, protocol: str, port: int) -> list[bool]:
+        """Try it in each family."""
+        probes = [[source, self.table[to].at(family), protocol, port] for family in FAMILIES]
+        got: list[bool] = self.cluster.ask(
+            self._host(source), "probe", probes=probes, seconds=PATIENCE
+        )
+        return got
 
     def membership(self) -> None:
         """A port on one host joins a group that a port on the other host lets in."""
@@ -196,28 +207,28 @@ class Scenario:
         tried = [(f"{vpc}-app-1", f"{vpc}-web-2") for vpc in VPCS]
 
         def names() -> list[bool]:
-            return [self._reaches(*pair, "udp", 53) for pair in tried]
+            return [got for pair in tried for got in self._reaches(*pair, "udp", 53)]
 
         what = "app-1 (hv1) asks web-2 (hv2) on udp/53, which sg-web allows its own members"
         self.say.check(f"not a member: {what}: denied", not any(names()))
         self.cluster.push_text(edited(self.policy, *groups("app-1", "sg-app", "sg-app, sg-web")))
-        self.say.check("joined sg-web: allowed, in both VPCs", all(names()))
+        self.say.check("joined sg-web: allowed, in both VPCs and both families", all(names()))
         self.cluster.push_text(self.policy)
         self.say.check("left it: denied", not any(names()))
 
     # Conversations.
 
     def _converse(self, ends: list[tuple[str, str, int]]) -> dict[str, tuple[str, str, str]]:
-        """Begin conversations; return label to client, server and key."""
+        """Begin conversations in each family; return label and family to client, server and key."""
         begun = {}
-        for client, server, port in ends:
+        for (client, server, port), family in product(ends, FAMILIES):
+            to = self.table[server].at(family)
             key = self.cluster.ask(
-                self._host(client), "open", instance=client, to=self.table[server].address, port=port,
-                seconds=PATIENCE,
-            )  # fmt: skip
+                self._host(client), "open", instance=client, to=to, port=port, seconds=PATIENCE
+            )
             if key is None:
-                raise LabError(f"{client} cannot open a connection to {server}:{port}")
-            begun[label(client, server, port)] = (client, server, key)
+                raise LabError(f"{client} cannot open a connection to {server}:{port}, {family}")
+            begun[f"{label(client, server, port)} {family}"] = (client, server, key)
         return begun
 
     def _standing(self, begun: dict[str, tuple[str, str, str]]) -> dict[str, str]:
@@ -242,7 +253,7 @@ class Scenario:
     def clearing(self) -> None:
         """Change the policy in each way that the clearing table knows, under running connections."""
         self.say.title("The clearing table, under connections from one host to the other")
-        self.say.line("In both VPCs, each from one host to the other: " + ", ".join(
+        self.say.line("In both VPCs and both families, each from one host to the other: " + ", ".join(
             label(*each) for each in CONVERSATIONS))  # fmt: skip
         self.say.line()
         for row in ROWS:
@@ -257,7 +268,7 @@ class Scenario:
             wrong = [
                 f"{name} {how}"
                 for name, how in found.items()
-                if how != ("cut" if re.sub(r"(^|>)[bg]-", r"\1", name) in row.cut else "lives")
+                if how != ("cut" if re.sub(r"\b[bg]-| .*", "", name) in row.cut else "lives")
             ]
             cut = ", ".join(sorted(row.cut)) or "nothing"
             self.say.check(f"{row.change}: cut: {cut}", not wrong, "; ".join(wrong))
@@ -349,9 +360,11 @@ class Scenario:
         self.cluster.ask_all("close")
         begun = self._conversations()
         for vpc in VPCS:
-            here, to = f"{vpc}-app-1", self.table[f"{vpc}-web-2"].address
-            self.cluster.ask(self._host(here), "ping", instance=here, to=to)
-            self.cluster.ask(self._host(here), "stream", instance=here, to=to)
+            here = f"{vpc}-app-1"
+            for family in FAMILIES:
+                to = self.table[f"{vpc}-web-2"].at(family)
+                self.cluster.ask(self._host(here), "ping", instance=here, to=to)
+                self.cluster.ask(self._host(here), "stream", instance=here, to=to)
         time.sleep(2)
         return begun
 
@@ -386,11 +399,14 @@ class Scenario:
                 self._move(one, host)
                 how = self._standing(begun)
                 held = all(each == "lives" for each in how.values())
-                self.say.check(f"{one.name} on {host}: {' and '.join(how)} live", held, str(how))
-                denied = self._reaches(f"{vpc}-app-1", one.name, "udp", 53)
-                new = self._reaches(f"{vpc}-app-2", one.name, "tcp", 8080)
+                self.say.check(
+                    f"{one.name} on {host}: the connections from both app servers live, in both families",
+                    held, str(how),
+                )  # fmt: skip
+                denied = not any(self._reaches(f"{vpc}-app-1", one.name, "udp", 53))
+                new = all(self._reaches(f"{vpc}-app-2", one.name, "tcp", 8080))
                 self.say.check(f"{one.name} on {host}: what is denied is denied, new connections "
-                               "are judged as before", new and not denied)  # fmt: skip
+                               "are judged as before", new and denied)  # fmt: skip
         self.cluster.ask_all("close")
 
     def _move(self, one: Instance, host: str) -> None:
@@ -505,7 +521,7 @@ class Scenario:
         return body
 
 
-def _cells(pairs: list[tuple[str, str]], got: list[bool]) -> dict[tuple[str, str], str]:
+def _cells(pairs: list[tuple[str, str]], got: list[bool]) -> Cells:
     """Return for each pair which of the probes passed, as letters."""
     return {
         pair: "".join(

@@ -7,6 +7,7 @@ HERE = Path(__file__).resolve().parents[1]
 CHECKOUT = HERE.parent
 WORK = CHECKOUT / "build" / "lab"
 """Everything that the lab makes: images, keys, disks, logs."""
+FAMILIES = ("IPv4", "IPv6")
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +18,11 @@ class Host:
     role: str
     suite: str
     address: str
+    address6: str
+
+    def at(self, family: str) -> str:
+        """Its address of a family."""
+        return self.address6 if family == "IPv6" else self.address
 
     @property
     def number(self) -> int:
@@ -34,7 +40,12 @@ class Instance:
     kind: str
     interface: str
     address: str
+    address6: str
     mac: str
+
+    def at(self, family: str) -> str:
+        """Its address of a family."""
+        return self.address6 if family == "IPv6" else self.address
 
 
 def rows(file: Path) -> list[list[str]]:
