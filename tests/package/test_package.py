@@ -11,7 +11,7 @@ from tests.package.guest import REPORT, add_modules, booted
 from tests.vm.debian import Kernel
 
 ROOT = Path(__file__).parents[2]
-SUITE = "bookworm"
+SUITE, NEXT = "bookworm", "trixie"
 DEPENDENCIES = "nftables,netbase,python3,python3-nftables,python3-prometheus-client,python3-yaml"
 BESIDES = "dbus,iproute2,kmod,python3-pyroute2,systemd,systemd-sysv"
 
@@ -165,11 +165,15 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def debian(package: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def debian(
+    request: pytest.FixtureRequest, package: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Path]:
     """A fresh Debian that has installed the package with apt."""
+    suite = getattr(request, "param", SUITE)
     root = tmp_path_factory.mktemp("debian") / "root"
-    deb = package.rename(package.with_name("secgroupd.deb"))
-    sources = Path("/etc/apt/sources.list.d").glob("debian.sources")
+    deb = shutil.copy(package, package.parents[1] / "secgroupd.deb")
+    # The next release is fetched from where mmdebstrap knows it to be.
+    sources = Path("/etc/apt/sources.list.d").glob("debian.sources") if suite == SUITE else ()
     install = "apt-get install -y -q --no-install-recommends /root/secgroupd.deb"
     files = f"{deb} {ROOT}/examples/cloud.yaml {ROOT}/examples/tests.yaml"
     options = [
@@ -179,7 +183,7 @@ def debian(package: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         f"--customize-hook=copy-in {files} /root",
         f'--customize-hook=chroot "$1" {install}',
     ]
-    run("mmdebstrap", *options, SUITE, root, *sources)
+    run("mmdebstrap", *options, suite, root, *sources)
     yield root
     shutil.rmtree(root)
 
@@ -200,6 +204,7 @@ def test_the_package_is_a_good_one(package: Path) -> None:
     run("lintian", "--allow-root", "--fail-on=error,warning", package)
 
 
+@pytest.mark.parametrize("debian", [SUITE, NEXT], indirect=True)
 def test_it_is_installed_guards_and_goes(fresh: Path) -> None:
     (fresh / "root" / "offline").write_text(OFFLINE)
     isolated = ("unshare", "--net", "--mount", "--pid", "--fork", "--kill-child")
@@ -234,6 +239,7 @@ def prepare(root: Path, script: str, watchdog: int, **more: str) -> None:
     probe.chmod(0o755)
 
 
+@pytest.mark.parametrize("debian", [SUITE, NEXT], indirect=True)
 def test_systemd_starts_watches_reloads_and_stops_it(fresh: Path) -> None:
     """With systemd as process 1 of a container that has a network namespace of its own."""
     prepare(fresh, PROBE, 3, libvirtd=LIBVIRTD)
