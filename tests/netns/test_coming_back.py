@@ -162,20 +162,12 @@ def test_the_daemon_lets_the_connections_of_a_port_that_comes_back_go_on(
         await_that(lambda: live(flows))
 
 
-def test_connections_of_virtual_addresses_go_on_too(agent: Agent) -> None:
-    agent.give(document_of_virtual_addresses("interface: tap1"))
-    agent.start()
-    agent.stop()
-    with away(agent, nothing) as flows:
-        agent.start()
-        await_that(lambda: live(flows))
-
-
 @IDENTITY
+@pytest.mark.parametrize("text", [document, document_of_virtual_addresses])
 def test_a_port_that_left_and_came_back_while_no_agent_ran_goes_on(
-    agent: Agent, identity: str
+    agent: Agent, identity: str, text: Callable[[str], str]
 ) -> None:
-    agent.give(document(identity))
+    agent.give(text(identity))
     agent.start()
     agent.stop()
     with away(agent, nothing) as flows:

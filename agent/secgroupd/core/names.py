@@ -14,8 +14,8 @@ TO_PORT = "to_port"
 """The two base chains."""
 
 FORWARDED = "forwarded"
-"""The base chain for what the host forwards, where it carries VPCs that do not see each other; on
-bridges also for what a load balancer's interface brings."""
+"""The base chain for what the host forwards, where it carries VPCs that do not see each other, or a
+load balancer's interface or MAC must be known on the way to a port on a bridge."""
 
 FROM_MANAGED = "from_managed"
 TO_MANAGED = "to_managed"
