@@ -94,17 +94,14 @@ class _Walls:
 
     def _by_destination(self, vpcs: Vpcs) -> list[str]:
         """Return lines that end what goes to a port on a shared bridge and in a VPC out of reach."""
-        lines = []
+        lines, visible = [], self._seen(vpcs)
         for family, behind in self._behind.items() if len(vpcs) == 1 else ():
             word, key = KEYS[family]
             stem = f"{SHARED}_to{family.version}"
-            seen = [a for a, owners in behind.items() if owners & self._seen(vpcs)]
+            seen = [address for address, owners in behind.items() if owners & visible]
             reached = self.draft.host_set(f"{stem}_{digest(*vpcs)}", key, seen)
             every = self.draft.host_set(stem, key, behind)
-            bridges = [
-                b for carried, found in self.inside.items() if len(carried) > 1 for b in found
-            ]
-            for told in self.draft.leaving(SHARED, bridges):
+            for told in self.draft.leaving(SHARED, self._shared):
                 lines += [
                     f"{told} {word} daddr @{reached} return",
                     f"{told} {word} daddr @{every} goto {names.APART}",
@@ -124,11 +121,14 @@ class _Walls:
         return found
 
     @cached_property
+    def _shared(self) -> Sequence[Binding]:
+        """The bridges that several VPCs share."""
+        return [b for vpcs, found in self.inside.items() if len(vpcs) > 1 for b in found]
+
+    @cached_property
     def _behind(self) -> Mapping[Family, Mapping[bytes, set[str]]]:
         """The VPCs of addresses behind shared bridges, by family; of families that have any."""
-        shared = {
-            b.interface for vpcs, found in self.inside.items() if len(vpcs) > 1 for b in found
-        }
+        shared = {bridge.interface for bridge in self._shared}
         found: Mapping[Family, dict[bytes, set[str]]] = {family: {} for family in Family}
         for port, binding in self.bridged:
             for address in port.addresses if binding.bridge in shared else ():
