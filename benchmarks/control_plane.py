@@ -11,6 +11,7 @@ ratio is to the same change at the smallest size.
 
 import argparse
 import json
+import math
 import resource
 import statistics
 import tempfile
@@ -39,7 +40,7 @@ from secgroupd.core.model import (
     State,
 )
 from secgroupd.core.plan import Plan
-from secgroupd.daemon import Daemon
+from secgroupd.daemon import Daemon, Due
 from secgroupd.proving.namespaces import Lab
 
 SIZES = {100: (20, 1000), 1000: (200, 20_000), 5000: (500, 25_000)}
@@ -111,24 +112,32 @@ class Host:
     def changed(self, state: State) -> Turn:
         """Run the turn that takes a changed document up."""
         self.give(state)
-        found = self._turn(self.daemon.guard.enforce)
+        found = self._turn(self._woken)
         assert found.commands
         return found
 
     def resync(self) -> Turn:
         """Run a turn that trusts nothing, and finds nothing to do."""
-        found = self._turn(self.daemon.guard.resync)
+        found = self._turn(self._compared)
         assert not found.commands
         return found
 
-    def _turn(self, act: Callable[[], bool]) -> Turn:
-        kernel = self.kernel
+    def _woken(self) -> None:
+        happened = self.daemon.woken(1.0)
+        assert happened
+        self.daemon.turn(Due(look=math.inf, resync=math.inf), events=True)
+
+    def _compared(self) -> None:
+        self.daemon.guard.read()
+        self.daemon.guard.resync()
+
+    def _turn(self, act: Callable[[], None]) -> Turn:
+        kernel, guard = self.kernel, self.daemon.guard
         began, cpu = time.perf_counter(), time.thread_time()
         kernel.seconds, kernel.commands, kernel.done = 0.0, 0, began
-        self.daemon.guard.read()
-        well = act()
+        act()
         whole, used = time.perf_counter() - began, time.thread_time() - cpu
-        assert well and not self.daemon.guard.problems, self.daemon.guard.status
+        assert guard.error is None and not guard.problems, guard.status
         return Turn(kernel.done - began, whole, used, kernel.seconds, kernel.commands)
 
 

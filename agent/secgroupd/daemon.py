@@ -45,7 +45,10 @@ from secgroupd.traffic import Traffic
 from secgroupd.usage import EXIT_ERROR, EXIT_USAGE, options, program
 
 SETTLE_SECONDS = 0.02
-"""How long the loop waits after an event for those that belong to it."""
+"""How long the loop waits after an event for those that belong to it, at the most."""
+
+QUIET_SECONDS = 0.003
+"""After how long without another event about files it waits no longer."""
 
 LOOK_SECONDS = 1.0
 """How often the ruleset's generation number is looked at for changes by others."""
@@ -273,20 +276,29 @@ class Daemon:
         log.info("started version=%s bridges=%s", __version__, self.guard.bridges)
         while not self._stop:
             wait = due.wait(time.monotonic())
-            events = self._await(min(wait, watchdog) if watchdog else wait)
+            events = self.woken(min(wait, watchdog) if watchdog else wait)
             notify("WATCHDOG=1")
             self._turned = time.monotonic()
             if not self._stop:
-                self._act(due, events=events)
+                self.turn(due, events=events)
         notify("STOPPING=1")
         log.info("stopped rules=stay")
 
-    def _await(self, seconds: float) -> bool:
-        """Wait for an event; tell whether there was one of the document or the links."""
+    def woken(self, seconds: float) -> bool:
+        """Wait for an event, and for those that belong to it.
+
+        Returns:
+            Whether there was one of the document, the settings or the links.
+        """
         watched = [each.fileno() for each in (self._watcher, self._settings_watcher, self._links)]
         try:
             others = [self._wake, self._ruleset.fileno()]
             ready, _, _ = select.select([*others, *watched], [], [], seconds)
+            happened = any(descriptor in ready for descriptor in watched)
+            if self._links.fileno() in ready:
+                time.sleep(SETTLE_SECONDS)
+            elif happened:
+                self._settle()
         except OSError as error:
             # Somebody has closed one of them under us: whoever reads it next opens another, but
             # nobody this one.
@@ -295,12 +307,25 @@ class Daemon:
             return True
         if self._wake in ready:
             os.read(self._wake, 4096)
-        happened = any(descriptor in ready for descriptor in watched)
-        if happened:
-            time.sleep(SETTLE_SECONDS)
         return happened
 
-    def _act(self, due: Due, *, events: bool) -> None:
+    def _settle(self) -> None:
+        """Wait for the rest of what somebody writes: until no more events come, or not for ever."""
+        watchers = (self._watcher, self._settings_watcher)
+        until = time.monotonic() + SETTLE_SECONDS
+        queued = None
+        while queued != (queued := [each.queued() for each in watchers]):
+            if time.monotonic() >= until:
+                return
+            time.sleep(QUIET_SECONDS)
+
+    def turn(self, due: Due, *, events: bool) -> None:
+        """Do what there is to do now.
+
+        Args:
+            due: what is due, and when; is brought up to date.
+            events: whether ``woken`` has told of any.
+        """
         now = time.monotonic()
         document = self._watcher.changed()
         links = self._links.changed()

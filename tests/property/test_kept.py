@@ -1,7 +1,7 @@
 """What is kept from one compile to the next spares work, and changes nothing of what comes out."""
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from random import Random
 
 from hypothesis import HealthCheck, given, settings
@@ -16,7 +16,7 @@ from secgroupd.core.kept import Kept
 from secgroupd.core.model import Clearing, State
 from secgroupd.core.nflog import SILENT, Logging
 from secgroupd.core.plan import Known, Observed, expected
-from secgroupd.core.policy import Policy
+from secgroupd.core.policy import Policy, Profile
 from secgroupd.core.ruleset import Ruleset
 from secgroupd.reconcile import difference
 
@@ -147,16 +147,31 @@ def _compiled(made: State, kept: Kept) -> Mapping[str, Ruleset]:
     return compile_host(policy, Host(bindings), Generations(), kept)
 
 
-def _costs(before: State, after: State) -> tuple[int, int, int]:
-    """How many profiles, classes and lists of rules are compiled for a change."""
+@dataclass(frozen=True)
+class _Costs:
+    """How many parts are compiled for a change."""
+
+    profiles: int
+    judging: int
+    classes: int
+    services: int
+
+
+def _costs(before: State, after: State) -> _Costs:
+    """Return what is compiled for a change that brings no port."""
+    bindings = {p.id: Binding(p.interface or "") for p in Policy(before).ports.values()}
     first = Kept()
-    _compiled(before, first)
+    compile_host(Policy(before), Host(bindings), Generations(), first)
     second = first.next()
-    _compiled(after, second)
-    profiles = [name for name in second.made if isinstance(name, tuple) and name[0] == "inet"]
-    classes = [name for name in second.made if isinstance(name, str) and name.startswith("c_")]
-    services = [n for n in second.made if isinstance(n, tuple) and n[0] == "services"]
-    return len(profiles), len(classes), len(services)
+    compile_host(Policy(after), Host(bindings), Generations(), second)
+    tuples = [name for name in second.made if isinstance(name, tuple)]
+    parts = [name[1] for name in tuples if name[0] == "inet"]
+    return _Costs(
+        sum(isinstance(part, Profile) for part in parts),
+        sum(isinstance(part, tuple) and part[0] == "judging" for part in parts),
+        sum(isinstance(name, str) and name.startswith("c_") for name in second.made),
+        sum(name[0] == "services" for name in tuples),
+    )
 
 
 def test_where_nothing_has_changed_nothing_is_compiled() -> None:
@@ -176,20 +191,31 @@ def test_one_rule_changed_compiles_one_class() -> None:
     rules = groups[7].rules
     another = replace(rules[0], peer=rule("ingress", "tcp", None, "192.0.2.0/24").peer)
     groups[7] = replace(groups[7], rules=(another, *rules[1:]))
-    assert _costs(before, replace(before, security_groups=tuple(groups))) == (1, 1, 1)
+    after = replace(before, security_groups=tuple(groups))
+    assert _costs(before, after) == _Costs(profiles=1, judging=1, classes=1, services=1)
 
 
-def test_one_member_added_compiles_the_classes_that_name_its_group() -> None:
+def test_one_member_added_compiles_what_lets_its_group_in_and_no_more() -> None:
     before = _cloud()
     there = port("q", ["g9"], ["10.9.9.9"])
     more = replace(state([], [there]).instances[0], id="more")
     after = replace(before, instances=(*before.instances, more))
-    first = Kept()
-    bindings = {p.id: Binding(p.interface or "") for p in Policy(before).ports.values()}
-    compile_host(Policy(before), Host(bindings), Generations(), first)
-    second = first.next()
-    compile_host(Policy(after), Host(bindings), Generations(), second)
-    assert sum(isinstance(n, str) and n.startswith("c_") for n in second.made) == 5
+    # Of the five profiles that name the group, what judges IPv4 inbound; not IPv6, nor outbound.
+    assert _costs(before, after) == _Costs(profiles=5, judging=5, classes=5, services=0)
+
+
+def test_classes_follow_a_peering_that_goes_also_where_no_group_is_their_peer() -> None:
+    hosts = [f"198.51.100.{at}" for at in range(1, 6)]
+    rules = [rule("ingress", "tcp", "80", host, rule_id=host) for host in hosts]
+    made = state(
+        [group("g", *rules)],
+        [port("p", ["g"], ["10.0.0.1"])],
+        peerings=[("vpc", "other")],
+    )
+    kept = Kept()
+    _compiled(made, kept)
+    alone = replace(made, peerings=())
+    assert _compiled(alone, kept.next()) == _compiled(alone, Kept())
 
 
 def test_what_a_compile_does_not_use_is_not_kept() -> None:

@@ -6,9 +6,10 @@ ordered list of groups; the class's chain looks the peer up and ends in a verdic
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from secgroupd.core import names
-from secgroupd.core.draft import Draft
+from secgroupd.core.draft import Draft, drafted
 from secgroupd.core.kept import Kept
 from secgroupd.core.meaning import Meanings, Named, named_by
 from secgroupd.core.model import Direction, Family
@@ -62,7 +63,8 @@ class _Scope:
         if known is None:
             entries = self.entries(service)
             peers = named_by((entry.peer, self.judge.family) for entry in entries)
-            known = _Class(f"c_{self.class_digest(service)}", entries, peers)
+            name = f"c_{self.class_digest(service)}"
+            known = _Class(name, f"goto {name}", entries, peers)
             if self.judge.basis is Basis.CONNECTION:
                 self.parted.classes[id(service)] = known
         return known
@@ -88,9 +90,13 @@ class _Scope:
 
 @dataclass(frozen=True, slots=True)
 class _Class:
-    """A class's name, the peers that decide in it, and those of them that mean something elsewhere."""
+    """A class's name, its verdict if it has a chain, and the peers that decide in it.
+
+    ``named`` are those peers that mean something elsewhere.
+    """
 
     name: str
+    verdict: str
     entries: tuple[Entry, ...]
     named: tuple[Named, ...]
 
@@ -134,17 +140,62 @@ class Classes:
         """Compile one direction's rules; return the lines that lead into them."""
         found = Judging()
         for family in Family:
-            rules = self.policy.rules(profile.groups, direction, family)
-            parted = self._parted(rules, direction, family)
-            judge = Judge(direction, family, profile.vpc_id)
-            stem_here = f"{names.towards(direction)}{family.version}_{stem}"
-            scope = _Scope(stem_here, judge, rules, origin, parted)
-            name = self._service_map(scope)
-            word = f"meta protocol {IP_WORDS[family]} th"
-            found.first.append(f"{word} dport . meta l4proto vmap @{name}")
-            found.reply.append(f"{word} sport . meta l4proto vmap @{name}")
-            found.untracked.extend(self._untracked(scope))
+            one = self._of_family(profile, direction, family, stem, origin)
+            found.first += one.first
+            found.reply += one.reply
+            found.untracked += one.untracked
         return found
+
+    def _of_family(
+        self, profile: Profile, direction: Direction, family: Family, stem: str, origin: str
+    ) -> Judging:
+        """Compile one direction's rules of a family, if they or what their peers mean have changed."""
+        rules = self._rules(profile.groups, direction, family)
+        judge = Judge(direction, family, profile.vpc_id)
+
+        def make(draft: Draft, own: Kept) -> Judging:
+            return replace(self, draft=draft, own=own).made(judge, rules, stem, origin)
+
+        named = self.own.part(
+            ("named", direction, family),
+            rules,
+            lambda _: named_by((one.rule.peer, family) for one in rules),
+        )
+        inputs = rules, self.meanings.of_peers(profile.vpc_id, named), self._visible(judge)
+        return drafted(self.draft, self.own, ("judging", direction, family), inputs, make)
+
+    def made(self, judge: Judge, rules: tuple[OrderedRule, ...], stem: str, origin: str) -> Judging:
+        """Compile rules of one direction and family; return the lines that lead into them."""
+        parted = self._parted(rules, judge.direction, judge.family)
+        stem_here = f"{names.towards(judge.direction)}{judge.family.version}_{stem}"
+        scope = _Scope(stem_here, judge, rules, origin, parted)
+        name = self._service_map(scope)
+        word = f"meta protocol {IP_WORDS[judge.family]} th"
+        return Judging(
+            [f"{word} dport . meta l4proto vmap @{name}"],
+            [f"{word} sport . meta l4proto vmap @{name}"],
+            self._untracked(scope),
+        )
+
+    def _rules(
+        self, groups: Sequence[str], direction: Direction, family: Family
+    ) -> tuple[OrderedRule, ...]:
+        """Return the rules of an ordered list of groups; those of before where they are the same."""
+        found: list[OrderedRule] = []
+        for group_id in groups:
+            make = partial(self._rules_of, group_id, direction, family)
+            group = self.policy.groups.get(group_id)
+            name = "rules", group_id, direction, family
+            found += self.own.part(name, group and group.rules, make)
+        return tuple(found)
+
+    def _rules_of(
+        self, group_id: str, direction: Direction, family: Family, _: Kept
+    ) -> tuple[OrderedRule, ...]:
+        return self.policy.rules((group_id,), direction, family)
+
+    def _visible(self, judge: Judge) -> frozenset[str]:
+        return self.policy.visible_vpcs(judge.vpc_id)
 
     def _parted(
         self, rules: Sequence[OrderedRule], direction: Direction, family: Family
@@ -230,17 +281,19 @@ class Classes:
         """Return the verdict of a class: the jump to its chain, which equal classes share."""
         known = scope.named(service)
         name, entries = known.name, known.entries
-        if name in self.draft.chains:
-            return f"goto {name}"
-        inputs = entries, self.meanings.of_peers(scope.judge.vpc_id, known.named)
+        draft = self.draft
+        if name in draft.chains:
+            return known.verdict
+        meant = self.meanings.of_peers(scope.judge.vpc_id, known.named) if known.named else None
+        inputs = entries, meant, self._visible(scope.judge)
         made = self.own.part(name, inputs, lambda _: self._made(name, scope, service, entries))
-        self.draft.counters.update(made.counters)
+        draft.counters.update(made.counters)
         for one in made.sets:
-            self.draft.put(one)
+            draft.put(one)
         if made.chain is None:
             return scope.judge.deny
-        self.draft.chains[name] = made.chain
-        return f"goto {name}"
+        draft.chains[name] = made.chain
+        return known.verdict
 
     def _made(
         self, name: str, scope: _Scope, service: ServiceClass, entries: Sequence[Entry]

@@ -124,7 +124,7 @@ class _Change:
         return _members(self.after, group_id)
 
     def _memberships(self) -> Iterator[tuple[str, Scenario]]:
-        old, new = _identities(self.before), _identities(self.after)
+        old, new = self.before.identities, self.after.identities
         for group_id in sorted(old.keys() | new.keys()):
             was, is_now = old.get(group_id, {}), new.get(group_id, {})
             added = {port for port, what in is_now.items() if was.get(port) != what}
@@ -214,15 +214,6 @@ class _Change:
 
 def _members(policy: Policy, group_id: str) -> Iterable[str]:
     return [port_id for port_id, port in policy.ports.items() if group_id in policy.groups_of(port)]
-
-
-def _identities(policy: Policy) -> Mapping[str, Mapping[str, object]]:
-    """Return by group its member ports, each with what makes it the member that it is."""
-    found: dict[str, dict[str, object]] = {}
-    for port_id, port in policy.ports.items():
-        for group_id in policy.groups_of(port):
-            found.setdefault(group_id, {})[port_id] = (port.vpc_id, frozenset(port.private_ips))
-    return found
 
 
 def _rule_rows(old: SecurityGroup, new: SecurityGroup) -> Iterator[Scenario]:

@@ -33,6 +33,7 @@ from secgroupd.core.draft import (
     LocalPort,
     covered,
     covering,
+    drafted,
     quoted_pattern,
 )
 from secgroupd.core.host import Bridging, Generations, Host
@@ -90,7 +91,9 @@ def compile_host(
     routed = [(p, b) for p, b in _local(policy, host, "inet") if p.port_security_enabled]
     if any(p.source_check for p, _ in routed):
         patterns = covering((b.interface for _, b in routed), host.managed)
-        checks = _part(arp, kept, "checks", routed, lambda d, _: sourcechains.add_checks(d, routed))
+        checks = drafted(
+            arp, kept, "checks", routed, lambda d, _: sourcechains.add_checks(d, routed)
+        )
         sourcechains.add_raw_hooks(arp, checks, None, patterns)
         tables["arp"] = arp.ruleset()
     return tables
@@ -106,28 +109,6 @@ def compile_ruleset(
     """Compile the table of one family: ``inet`` for routed ports, ``bridge`` for those on bridges."""
     kept, draft = Kept() if kept is None else kept, Draft(family, logging=host.logging)
     return _Compiler(policy, host, generations, draft, kept).ruleset()
-
-
-def _part(
-    draft: Draft, kept: Kept, name: Hashable, inputs: object, make: Callable[[Draft, Kept], T]
-) -> T:
-    """Put a part into a table: what was made of the same inputs, or what is made now.
-
-    Args:
-        draft: the table.
-        kept: what the compile before has made.
-        name: tells the part from others of the table.
-        inputs: what it depends on, besides the table's family and what it logs.
-        make: makes it in a draft of its own; what it returns is returned.
-    """
-
-    def made(within: Kept) -> tuple[Draft, T]:
-        own = Draft(draft.family, logging=draft.logging)
-        return own, make(own, within)
-
-    part, found = kept.part((draft.family, name), (draft.logging, inputs), made)
-    draft.take(part)
-    return found
 
 
 def _local(policy: Policy, host: Host, family: str) -> list[LocalPort]:
@@ -187,7 +168,7 @@ class _Compiler:
         return self.draft.ruleset()
 
     def _part(self, name: Hashable, inputs: object, make: Callable[[Draft, Kept], T]) -> T:
-        return _part(self.draft, self.kept, name, inputs, make)
+        return drafted(self.draft, self.kept, name, inputs, make)
 
     def _only_closes(self, local: Sequence[LocalPort]) -> bool:
         can = self.host.abilities

@@ -4,10 +4,12 @@ Interfaces are matched by name wherever nft text can say it, by index where it c
 from interfaces therefore comes in two parts, of which the second is seldom needed.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from secgroupd.core import names
+from secgroupd.core.kept import Kept
 from secgroupd.core.model import Port
 from secgroupd.core.nflog import (
     ALL_LOGGED_A_SECOND,
@@ -31,6 +33,8 @@ from secgroupd.core.ruleset import (
     interface_key,
     quotable,
 )
+
+T = TypeVar("T")
 
 ROOM = 1000
 """Elements for which a map from interfaces always has room, so that small hosts never resize one."""
@@ -201,6 +205,28 @@ class Draft:
         """Return the finished table."""
         counters = frozenset(self.counters)
         return Ruleset(self.family, self.chains, self.sets, self.timeouts, counters)
+
+
+def drafted(
+    draft: Draft, kept: Kept, name: Hashable, inputs: object, make: Callable[[Draft, Kept], T]
+) -> T:
+    """Put a part into a table: what was made of the same inputs, or what is made now.
+
+    Args:
+        draft: the table.
+        kept: what the compile before has made.
+        name: tells the part from others of the table.
+        inputs: what it depends on, besides the table's family and what it logs.
+        make: makes it in a draft of its own; what it returns is returned.
+    """
+
+    def made(within: Kept) -> tuple[Draft, T]:
+        own = Draft(draft.family, logging=draft.logging)
+        return own, make(own, within)
+
+    part, found = kept.part((draft.family, name), (draft.logging, inputs), made)
+    draft.take(part)
+    return found
 
 
 def quoted_pattern(name: str) -> str:

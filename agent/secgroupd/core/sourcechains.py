@@ -74,7 +74,7 @@ def add_checks(draft: Draft, ports: Sequence[LocalPort]) -> Checks | None:
         None when no port of the table needs a look before connection tracking.
     """
     checked = [(p, b) for p, b in ports if p.source_check and b.matchable]
-    plain = [(p, b) for p, b in checked if _plain(p, b)]
+    plain = {b: sent for p, b in checked if _plain(sent := senders(p), b)}
     verdicts: dict[Binding, str] = {}
     if draft.family == "bridge":
         draft.chain(names.STRANGE, [*draft.logging_denied(names.STRANGE), "counter drop"])
@@ -93,9 +93,8 @@ def add_checks(draft: Draft, ports: Sequence[LocalPort]) -> Checks | None:
     if draft.family != "arp":
         newcomer = [f"{NO_ADDRESS_YET} return", f"goto {names.SPOOFED}"]
         draft.chain(names.CHECK_NEWCOMER, newcomer)
-    plain_ones = {b for _, b in plain}
     for port, binding in checked:
-        own = names.CHECK if binding in plain_ones else _own_chain(draft, port)
+        own = names.CHECK if binding in plain else _own_chain(draft, port)
         verdicts[binding] = f"jump {own}"
     return Checks(draft.interface_map("checks", verdicts), at_once if plain else ())
 
@@ -110,10 +109,11 @@ def add_nd_checks(draft: Draft, ports: Sequence[LocalPort]) -> list[str]:
     for port, binding in ports:
         if not (port.source_check and binding.matchable):
             continue
-        if _plain(port, binding):
+        sent = senders(port)
+        if _plain(sent, binding):
             verdicts[binding] = f"jump {names.ND_CHECK}"
             name = interface_key(binding.interface)
-            targets += [joined_key(name, address) for _, address in _exact(port, 6)]
+            targets += [joined_key(name, address) for _, address in _exact(sent, 6)]
         else:
             verdicts[binding] = f"jump {_own_nd_chain(draft, port)}"
     if not verdicts:
@@ -162,17 +162,17 @@ def add_home(draft: Draft, port: Port) -> str:
     return draft.chain(f"{names.HOME}_{digest(*lines)}", lines, origins.port(port.id))
 
 
-def _plain(port: Port, binding: Binding) -> bool:
+def _plain(sent: Iterable[Sender], binding: Binding) -> bool:
     """Tell whether hash sets can say all that a port may send from."""
     return quotable(binding.interface) and all(
         sender.mac is not None and sender.network.prefixlen == sender.network.max_prefixlen
-        for sender in senders(port)
+        for sender in sent
     )
 
 
-def _exact(port: Port, version: int) -> Iterator[tuple[bytes, bytes]]:
-    """Yield the (MAC, address) pairs of a port that has nothing wider."""
-    for sender in senders(port):
+def _exact(sent: Iterable[Sender], version: int) -> Iterator[tuple[bytes, bytes]]:
+    """Yield the (MAC, address) pairs of a port that sends from nothing wider."""
+    for sender in sent:
         if sender.network.version == version and sender.mac is not None:
             yield _mac(sender.mac), sender.network.network_address.packed
 
@@ -181,13 +181,21 @@ def _mac(text: str) -> bytes:
     return bytes.fromhex(text.replace(":", ""))
 
 
-def _add_shared(draft: Draft, plain: Sequence[LocalPort], stations: str) -> tuple[str, ...]:
-    """Make the chains that every plain port shares; return the lines that most packets need."""
+def _add_shared(
+    draft: Draft, plain: Mapping[Binding, Iterable[Sender]], stations: str
+) -> tuple[str, ...]:
+    """Make the chains that every plain port shares; return the lines that most packets need.
+
+    Args:
+        draft: the table.
+        plain: what plain ports may send from, by their bindings.
+        stations: the set of their MACs.
+    """
 
     def keys(version: int) -> Iterator[bytes]:
-        for port, binding in plain:
+        for binding, sent in plain.items():
             name = interface_key(binding.interface)
-            for pair in _exact(port, version):
+            for pair in _exact(sent, version):
                 yield joined_key(name, *pair)
 
     senders4 = draft.host_set("senders4", Key.SENDER4, keys(4))

@@ -2,10 +2,13 @@
 
 import ctypes
 import errno
+import fcntl
 import os
 import stat
 import struct
+import termios
 import time
+from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -255,6 +258,12 @@ class Watcher(Closing):
     def fileno(self) -> int:
         """Return the descriptor, for select."""
         return self._fd
+
+    def queued(self) -> int:
+        """Return how many bytes of events are waiting; more when more have come."""
+        size = array("i", [0])
+        fcntl.ioctl(self._fd, termios.FIONREAD, size)
+        return size[0]
 
     def changed(self) -> bool:
         """Take every event that has come; tell whether the document may have changed."""

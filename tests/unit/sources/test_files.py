@@ -121,6 +121,18 @@ def test_moving_linking_and_deleting_count(directory: Path, watcher: Watcher) ->
     assert sees(watcher)
 
 
+def test_events_that_are_waiting_grow_until_they_are_taken(
+    directory: Path, watcher: Watcher
+) -> None:
+    assert watcher.queued() == 0
+    (directory / "a.yaml").write_text("x")
+    first = watcher.queued()
+    (directory / "b.yaml").write_text("x")
+    assert watcher.queued() > first > 0
+    assert watcher.changed()
+    assert watcher.queued() == 0
+
+
 def test_a_directory_that_is_made_later_is_watched(tmp_path: Path) -> None:
     path = tmp_path / "a" / "b" / "state.d"
     with Watcher(path) as watcher:
