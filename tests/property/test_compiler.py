@@ -592,9 +592,14 @@ def test_the_host_forwards_nothing_between_vpcs_that_do_not_see_each_other(rando
     with_uplinks = [
         replace(vpc, uplinks=(f"bond-{vpc.id}",) * random.randint(0, 1)) for vpc in made.vpcs
     ]
-    names_of = {p.id: random.choice([f"tap-{p.id}", f"own{p.id}", f'tap"{p.id}']) for p in ports}
+    forms = random.sample(["tap-{}", "vnet-{}", "own{}", 'tap"{}'], random.randint(1, 3))
+    names_of = {p.id: random.choice(forms).format(p.id) for p in ports}
     bindings = {
-        port_id: Binding(name, int(port_id) if '"' in name else None, random.choice(places))
+        port_id: Binding(
+            name,
+            int(port_id) if '"' in name or random.random() < 0.1 else None,
+            random.choice(places),
+        )
         for port_id, name in names_of.items()
     }
     policy, host = Policy(replace(made, vpcs=tuple(with_uplinks))), Host(bindings)
@@ -606,10 +611,11 @@ def test_the_host_forwards_nothing_between_vpcs_that_do_not_see_each_other(rando
             ways = ip_address(source), ip_address(target)
             if ways[0].version != ways[1].version:
                 continue
+            # A link that is found by its index may have any name by now.
             packet = replace(
                 Connection(*ways, TCP, 1, 80, 0, 0).first,
-                iif=one.interface,
-                oif=other.interface,
+                iif=one.interface if one.index is None else "renamed0",
+                oif=other.interface if other.index is None else "renamed1",
                 iif_index=one.index or 0,
                 oif_index=other.index or 0,
             )
@@ -617,6 +623,31 @@ def test_the_host_forwards_nothing_between_vpcs_that_do_not_see_each_other(rando
             got = not stands or walk.walk(names.FORWARDED, packet).accepted
             wanted = vpc is None or others_vpc is None or {vpc, others_vpc} in met
             assert got is wanted, (family, one, other, packet, met)
+
+
+WALLED = [Binding("tap-1"), Binding("vnet-1"), Binding("own1"), Binding("tap-1", 1)]
+
+
+@pytest.mark.parametrize("one", WALLED)
+@pytest.mark.parametrize("other", [replace(b, interface=b.interface[:-1] + "2") for b in WALLED])
+def test_whatever_the_interfaces_of_two_vpcs_are_called_nothing_passes_between_them(
+    one: Binding, other: Binding
+) -> None:
+    if other.index is not None:
+        other = replace(other, index=2)
+    ports = [port("1", ["g"], ["10.0.0.1"], vpc="a"), port("2", ["g"], ["10.0.0.2"], vpc="b")]
+    policy = Policy(state([group("g", *both("egress"))], ports))
+    walk = Walker(compile_ruleset(policy, Host({"1": one, "2": other}), Generations())).walk
+    way = Connection(ip_address("10.0.0.1"), ip_address("10.0.0.2"), TCP, 1, 80, 0, 0)
+    # A link that is found by its index may have any name by now.
+    first, second = (
+        (b.interface if b.index is None else "renamed", b.index or 0) for b in (one, other)
+    )
+    for (iif, iif_index), (oif, oif_index) in ((first, second), (second, first)):
+        packet = replace(way.first, iif=iif, iif_index=iif_index, oif=oif, oif_index=oif_index)
+        assert not walk(names.FORWARDED, packet).accepted
+        assert walk(names.FORWARDED, replace(packet, oif=UPLINK, oif_index=9)).accepted
+        assert walk(names.FORWARDED, replace(packet, iif=UPLINK, iif_index=9)).accepted
 
 
 @pytest.mark.parametrize("name", ["tap-1", "own1", 'own"1'])

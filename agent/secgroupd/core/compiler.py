@@ -418,10 +418,15 @@ class _Compiler:
     ) -> None:
         """Make what is asked of both of a packet's interfaces; elsewhere a bridge knows only one."""
         told = local, bridged, self.policy.state.vpcs, self.policy.state.peerings
-        walls = self._part("walls", told, lambda d, _: add_walls(d, self.policy, local, bridged))
-        if walls is not None:
+        managed = self.host.managed
+        walls = self._part(
+            "walls",
+            (*told, managed),
+            lambda d, _: add_walls(d, self.policy, local, bridged, managed),
+        )
+        if walls:
             self._denying(names.APART, "o", _judged(local))
-        lines = [*(walls.lines("i") if walls else []), *exempt.forwarded]
+        lines = [*walls, *exempt.forwarded]
         if lines:
             self.draft.chain(names.FORWARDED, lines, hook=FORWARDED_HOOK)
 
