@@ -47,7 +47,17 @@ class DataplaneError(SecgroupdError):
     """The kernel, or a program between us and it, did not do what was asked."""
 
 
-class TransactionRefused(DataplaneError):
+class NotCommitted(DataplaneError):
+    """A plan was not carried out to its end.
+
+    Attributes:
+        made: how many of its transactions the kernel had taken before the one that failed.
+    """
+
+    made = 0
+
+
+class TransactionRefused(NotCommitted):
     """The kernel refused a transaction and is unchanged.
 
     ``origins`` names the objects of the document whose lines it refused, most telling first.
@@ -60,7 +70,7 @@ class TransactionRefused(DataplaneError):
         super().__init__(f"the kernel refused the transaction ({what}): {detail}")
 
 
-class OutcomeUnknown(DataplaneError):
+class OutcomeUnknown(NotCommitted):
     """The writer died or went silent: whether the kernel committed must be read back."""
 
 

@@ -28,7 +28,13 @@ from secgroupd.core.plan import Known, Line, Observed, Plan, combined, diff, rem
 from secgroupd.core.policy import Policy
 from secgroupd.core.ruleset import TABLE, Ruleset, quotable, quoted
 from secgroupd.core.zones import zones
-from secgroupd.errors import DataplaneError, NotConverged, OutcomeUnknown, TransactionRefused
+from secgroupd.errors import (
+    DataplaneError,
+    NotCommitted,
+    NotConverged,
+    OutcomeUnknown,
+    TransactionRefused,
+)
 
 GENERATION_EPOCH = 1_600_000_000
 """Second (Unix time) from which generations are counted. A generation is never below the seconds
@@ -211,14 +217,16 @@ class Reconciler:
             DataplaneError: it could not be asked.
         """
         if self._abilities is None:
+            # Should it fail, what others do from here on is a reason to ask again before it is time.
+            self._known_at = self.kernel.generation()
             self._abilities = self.kernel.abilities()
         return self._abilities
 
     def _difference(self, tables: Mapping[str, Ruleset]) -> Plan:
+        observed = self._observed()
         if self.protect and self._owning is None:
             self._owning = self.kernel.owning()
         owned = self.protect and bool(self._owning)
-        observed = self._observed()
         plan = difference(tables, observed, owned=owned, known=self._equal)
         if not plan:
             if not self._equal:
@@ -446,8 +454,11 @@ class Reconciler:
             expected_at = self._known_at + len(plan.transactions)
             try:
                 self.kernel.commit(plan)
-            except OutcomeUnknown:
-                if attempt == COMMIT_TRIES:
+            except NotCommitted as error:
+                # What it has prepared is not taken for somebody else's doing, which would be a
+                # reason to try again at once.
+                self._known_at += error.made
+                if attempt == COMMIT_TRIES or not isinstance(error, OutcomeUnknown):
                     raise
             else:
                 self._read_back(before, plan, expected_at, proposal.tables.keys())

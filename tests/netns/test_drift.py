@@ -21,6 +21,7 @@ from secgroupd.core.drift import Change
 from secgroupd.core.plan import Plan
 from secgroupd.dataplane.events import RulesetEvents
 from secgroupd.dataplane.nft import Nft
+from secgroupd.errors import TransactionRefused
 from secgroupd.reconcile import Reconciler
 
 pytestmark = pytest.mark.netns
@@ -43,6 +44,17 @@ table ip docker {
 		ip saddr 192.0.2.0/24 masquerade
 	}
 }
+"""
+# The kernel takes 1024 chains at a hook. Ours is one more, once walls between VPCs are needed.
+CROWD = "add table inet theirs\n" + "".join(
+    f"add chain inet theirs c{at} {{ type filter hook forward priority 5; }}\n"
+    for at in range(1024)
+)
+
+TWO_VPCS = """
+  - id: other
+    ports:
+      - {id: p2, interface: tap2, vpc_id: w, private_ips: [10.0.1.1], security_groups: [g]}
 """
 
 HARMS = {
@@ -197,6 +209,36 @@ def test_what_comes_between_reading_and_writing_is_undone(
         assert not nft.changes or count == 2
         nft.changes.clear()
         assert not Reconciler(nft, reconciler.memory).propose(after, bindings).plan
+    assert (agent.passes(1000), agent.passes(1001)) == (False, True)
+
+
+def test_what_a_refused_change_has_prepared_is_no_drift_and_what_others_do_then_is(
+    agent: Agent,
+) -> None:
+    """So it is tried again ever later, and at once when somebody has changed what it depends on."""
+    two = document("1001").replace("[{id: v}]", "[{id: v}, {id: w}]") + TWO_VPCS.lstrip("\n")
+    before, after = (parse([Source("s.yaml", text)]).state for text in (document(), two))
+    bindings = {"p1": Binding("tap1"), "p2": Binding("tap2")}
+    with agent.lab.hv.enter(), RulesetEvents() as events, Nft() as adapter:
+        reconciler = Reconciler(adapter)
+        reconciler.apply(before, {"p1": Binding("tap1")})
+        nft(agent, CROWD)
+        there = adapter.generation()
+        events.changes()
+        with pytest.raises(TransactionRefused, match="Argument list too long"):
+            reconciler.apply(after, bindings)
+        assert adapter.generation() == there + 1, "nothing was prepared"
+        assert reconciler.heard(events.changes()) == 0
+        assert not reconciler.disturbed()
+        nft(agent, "add chain inet secgroupd mine")
+        assert reconciler.heard(events.changes()) == 1 and reconciler.disturbed()
+        with pytest.raises(TransactionRefused):
+            reconciler.apply(after, bindings)
+        assert not reconciler.disturbed()
+        nft(agent, "delete table inet theirs")
+        assert reconciler.disturbed()
+        reconciler.apply(after, bindings)
+        assert not reconciler.disturbed()
     assert (agent.passes(1000), agent.passes(1001)) == (False, True)
 
 

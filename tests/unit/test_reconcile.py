@@ -19,7 +19,7 @@ from secgroupd.core.clearing import Scenario, documented
 from secgroupd.core.compiler import compile_host, compile_ruleset
 from secgroupd.core.draft import Binding
 from secgroupd.core.drift import Change
-from secgroupd.core.host import Host
+from secgroupd.core.host import Abilities, Host
 from secgroupd.core.model import Clearing, Port, Rule, State
 from secgroupd.core.names import ADOPTING
 from secgroupd.core.plan import Plan, expected
@@ -483,6 +483,22 @@ def test_a_writer_that_stays_silent_is_told() -> None:
     assert agent.record.accepted is None
     assert agent.apply(made, _bindings(made)).plan
     assert agent.record.accepted == made
+
+
+def test_a_kernel_that_cannot_be_asked_at_the_start_is_asked_early_only_when_somebody_changes_it() -> (
+    None
+):
+    class Unanswering(FakeKernel):
+        def abilities(self) -> Abilities:
+            raise OutcomeUnknown("silence")
+
+    kernel = Unanswering()
+    agent = Reconciler(kernel)
+    with pytest.raises(OutcomeUnknown):
+        _ = agent.abilities
+    assert not agent.disturbed()
+    kernel.others_change()
+    assert agent.disturbed()
 
 
 def _adopted(kernel: FakeKernel) -> set[bytes]:

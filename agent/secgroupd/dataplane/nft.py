@@ -24,7 +24,7 @@ from secgroupd.core.plan import OWNED, Line, Observed, Plan, combined, removal
 from secgroupd.dataplane import nft_read, nft_write
 from secgroupd.dataplane.netlink import Netlink, reading
 from secgroupd.dataplane.nft_worker import LENGTH
-from secgroupd.errors import DataplaneError, OutcomeUnknown, TransactionRefused
+from secgroupd.errors import DataplaneError, NotCommitted, OutcomeUnknown, TransactionRefused
 
 COMMIT_SECONDS = 120.0
 """How long the largest transaction may take before its outcome counts as unknown."""
@@ -214,17 +214,20 @@ class Nft(Closing):
             TransactionRefused: the kernel refused it; what packets meet is unchanged.
             OutcomeUnknown: the writer died or went silent.
         """
-        asked = 0
+        asked = made = 0
         try:
             for lines in plan.transactions:
-                if nft_write.written(self._netlink, lines):
-                    continue
-                text = "".join(f"{line.text}\n" for line in lines).encode()
-                asked += len(text)
-                with self._unheard() if len(text) > HEARD_TRANSACTION else nullcontext():
-                    code, error = self._ask(text)
-                if code != 0:
-                    raise _refusal(lines, error)
+                if not nft_write.written(self._netlink, lines):
+                    text = "".join(f"{line.text}\n" for line in lines).encode()
+                    asked += len(text)
+                    with self._unheard() if len(text) > HEARD_TRANSACTION else nullcontext():
+                        code, error = self._ask(text)
+                    if code != 0:
+                        raise _refusal(lines, error)
+                made += 1
+        except NotCommitted as failure:
+            failure.made = made
+            raise
         finally:
             if asked > LARGE_TRANSACTION:
                 self._stop()
