@@ -53,8 +53,11 @@ COMMIT_TRIES = 3
 class Kernel(Protocol):
     """The table in the kernel."""
 
-    def observe(self, family: str = "inet") -> Observed | None:
-        """Return the table of a family, or None when there is none."""
+    def observe(self, family: str = "inet", before: Observed | None = None) -> Observed | None:
+        """Return the table of a family, or None when there is none.
+
+        ``before`` is what was known of it, which spares work where it is so still.
+        """
 
     def reobserve(self, known: Observed, plan: Plan, family: str = "inet") -> Observed:
         """Return a table, of which only what a plan touches has changed since it was known."""
@@ -163,6 +166,8 @@ class Reconciler:
     now: Callable[[], float] = time.time
     _record: Record | None = None
     _known: Mapping[str, Observed] | None = None
+    _known_before: Mapping[str, Observed] = field(default_factory=dict)
+    """What was known before it was forgotten."""
     _known_at: int = -1
     _equal: Mapping[str, Known] = field(default_factory=dict)
     """By family, the ruleset that the known table was found to be equal to."""
@@ -267,7 +272,8 @@ class Reconciler:
         if self._distrusted or state != self._held_for:
             self._held, self._held_for = {}, state
         if drift or self._distrusted:
-            self._known, self._distrusted = None, False
+            self._forget()
+            self._distrusted = False
         before = self.record
         proposal = self._proposed_and_committed(state, bindings, links)
         if not proposal.plan:
@@ -337,7 +343,7 @@ class Reconciler:
             DataplaneError: the kernel could not be read.
         """
         if self.kernel.generation() != self._known_at:
-            self._known = None
+            self._forget()
         needed = {"inet"} if self.abilities.bridging is Bridging.NONE else {"inet", "bridge"}
         return needed <= self._observed().keys()
 
@@ -376,11 +382,16 @@ class Reconciler:
         self.memory.save(record)
         self._record = record
 
+    def _forget(self) -> None:
+        if self._known is not None:
+            self._known_before, self._known = self._known, None
+
     def _observed(self) -> Mapping[str, Observed]:
         if self._known is None:
             self._equal = {}
             self._known_at = self.kernel.generation()
-            seen = {family: self.kernel.observe(family) for family in FAMILIES}
+            before, self._known_before = self._known_before, {}
+            seen = {family: self.kernel.observe(family, before.get(family)) for family in FAMILIES}
             self._known = {family: table for family, table in seen.items() if table is not None}
         return self._known
 

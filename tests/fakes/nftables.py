@@ -219,7 +219,7 @@ class FakeKernel:
     def owning(self) -> bool:
         return False
 
-    def observe(self, family: str = "inet") -> Observed | None:
+    def observe(self, family: str = "inet", before: Observed | None = None) -> Observed | None:  # noqa: ARG002
         return self.tables[family].observed() if family in self.tables else None
 
     def reobserve(self, known: Observed, plan: Plan, family: str = "inet") -> Observed:

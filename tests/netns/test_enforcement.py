@@ -11,6 +11,7 @@ from tests.enforcing import bindings, enforce, enforcer, kernel
 from tests.netns.streams import Stream, may_be_missed
 from tests.tables import family
 
+from secgroupd.core import names
 from secgroupd.core.host import FAMILIES
 from secgroupd.core.model import ICMP, TCP, UDP, Family, State
 from secgroupd.core.plan import Line, Plan, diff
@@ -243,6 +244,33 @@ def test_a_refused_transaction_changes_nothing_and_names_its_object() -> None:
             assert caught.value.origins == ("security group sg-bad",)
             assert "sg-bad" in str(caught.value) and "nowhere" in str(caught.value)
             assert nft.observe() == before
+
+
+def test_elements_that_are_shown_as_before_are_those_of_before_and_others_are_read() -> None:
+    made = _pair(("tap1", "tap2"))
+    with Lab() as lab:
+        _build(lab, made)
+        enforce(lab, made)
+        with kernel(lab) as nft:
+            where = family(lab)
+            before = nft.observe(where)
+            assert before is not None
+            again = nft.observe(where, before)
+            assert again is not None
+            for name, one in before.sets.items():
+                assert one.timeout or again.sets[name].elements is one.elements
+            ports = next(name for name in before.sets if name.startswith("ports_to_"))
+            for change in (
+                f'delete element {where} secgroupd {ports} {{ "tap1" }}',
+                f'add element {where} secgroupd {ports} {{ "tap1" : jump {names.CLOSED} }}',
+                f'add element {where} secgroupd {ports} {{ "tap9" : jump {names.CLOSED} }}',
+            ):
+                lab.hv.run(["nft", change])
+                changed = nft.observe(where, before)
+                assert changed is not None
+                assert changed == nft.observe(where)
+                assert changed.sets[ports] != before.sets[ports]
+                before = changed
 
 
 def test_other_tables_stay_as_they_are() -> None:

@@ -47,6 +47,8 @@ class ObservedSet:
     timeout: bool
     size: int | None
     elements: Mapping[bytes, str]
+    seen: bytes = field(default=b"", compare=False, repr=False)
+    """Digest of what the kernel has shown of the elements; empty where they were not read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +146,8 @@ def expected(ruleset: Ruleset) -> Observed:
 def shared(observed: Observed, ruleset: Ruleset) -> Observed:
     """Return what was observed and found to be a ruleset, held once: as that one's objects."""
     meant = expected(ruleset)
-    return replace(observed, chains=meant.chains, sets=meant.sets, counters=meant.counters)
+    sets = {name: replace(one, seen=observed.sets[name].seen) for name, one in meant.sets.items()}
+    return replace(observed, chains=meant.chains, sets=sets, counters=meant.counters)
 
 
 def _expected_set(one: Set) -> ObservedSet:

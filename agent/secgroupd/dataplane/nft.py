@@ -75,14 +75,16 @@ class Nft(Closing):
         self._netlink.close()
         os.close(self._namespace)
 
-    def observe(self, family: str = "inet") -> Observed | None:
+    def observe(self, family: str = "inet", before: Observed | None = None) -> Observed | None:
         """Return the table as the kernel has it, or None when there is none.
+
+        ``before`` is the table as it was known before; it spares work where they are the same.
 
         Raises:
             DataplaneError: it could not be read whole.
         """
         with reading("the table"):
-            return nft_read.observe(self._netlink, family)
+            return nft_read.observe(self._netlink, family, before)
 
     def adopting(self) -> frozenset[str]:
         """Return the interfaces of ports that are in their time of grace.

@@ -7,6 +7,7 @@ own bytes are compared. Numbers are those of ``linux/netfilter/nf_tables.h``.
 import errno
 import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from hashlib import blake2b
 
 from secgroupd.core.plan import Observed, ObservedChain, ObservedSet
 from secgroupd.core.ruleset import TABLE, Data, Hook
@@ -55,6 +56,9 @@ LED = struct.Struct("=HHHH4sHH")
 VERDICTS = {0: "drop", 1: "accept", 0xFFFFFFFF: "continue", 0xFFFFFFFB: "return"}
 LEADING = {0xFFFFFFFD: "jump", 0xFFFFFFFC: "goto"}
 
+OURS = TABLE.encode() + b"\0"
+"""The table's name as it is in attributes."""
+
 READ_TRIES = 20
 
 
@@ -67,20 +71,26 @@ def generation(netlink: Netlink) -> int:
     return 0
 
 
-def observe(netlink: Netlink, family: str) -> Observed | None:
+def observe(netlink: Netlink, family: str, before: Observed | None = None) -> Observed | None:
     """Return the table as it is in the kernel, or None when there is none.
+
+    Args:
+        netlink: to the kernel.
+        family: the table's.
+        before: the table as it was known before. Elements that the kernel shows as it did then, to
+            the byte, are those; they are not made sense of again, which takes most of the time.
 
     Raises:
         DumpInterrupted: it kept changing while it was read.
         OSError: the kernel refused to show it.
     """
     for _ in range(READ_TRIES):
-        before = generation(netlink)
+        began = generation(netlink)
         try:
-            found = _read(netlink, FAMILIES[family])
+            found = _read(netlink, FAMILIES[family], before)
         except FileNotFoundError:
             found = None
-        if generation(netlink) == before:
+        if generation(netlink) == began:
             return found
     raise DumpInterrupted(errno.EINTR, "the ruleset kept changing while it was read")
 
@@ -92,7 +102,7 @@ def elements(netlink: Netlink, family: str, name: str) -> frozenset[bytes]:
         OSError: the kernel refused to show it.
     """
     try:
-        return frozenset(_elements(netlink, FAMILIES[family], name))
+        return frozenset(key for key, _ in map(_element, _dumped(netlink, FAMILIES[family], name)))
     except FileNotFoundError:
         return frozenset()
 
@@ -189,7 +199,7 @@ def reobserve(netlink: Netlink, family: str, known: Observed, names: Iterable[st
             )
             chains[found] = ObservedChain(hook, tuple(_digests(rules).get(name, ())))
         one = text_attribute(1, TABLE) + text_attribute(2, name)
-        sets |= _sets(netlink, number, _ask(netlink, GET_SET, number, one))
+        sets |= _sets(netlink, number, _ask(netlink, GET_SET, number, one), {})
         if _ask(netlink, GET_OBJECT, number, one + _number_attribute(3, OBJECT_COUNTER)):
             counters.add(name)
     timeouts = frozenset(_objects(netlink, number, OBJECT_TIMEOUT))
@@ -214,7 +224,7 @@ def _flags(netlink: Netlink, family: int) -> int | None:
     return None
 
 
-def _read(netlink: Netlink, family: int) -> Observed | None:
+def _read(netlink: Netlink, family: int, before: Observed | None) -> Observed | None:
     flags = _flags(netlink, family)
     if flags is None:
         return None
@@ -227,7 +237,7 @@ def _read(netlink: Netlink, family: int) -> Observed | None:
     sets = netlink.dump(SUBSYSTEM | GET_SET, family, text_attribute(1, TABLE))
     return Observed(
         chains,
-        _sets(netlink, family, sets),
+        _sets(netlink, family, sets, before.sets if before else {}),
         frozenset(_objects(netlink, family, OBJECT_TIMEOUT)),
         frozenset(_objects(netlink, family, OBJECT_COUNTER)),
         *_condition(flags),
@@ -254,7 +264,7 @@ def _ours(bodies: Iterable[memoryview]) -> Iterator[dict[int, memoryview]]:
     """Yield the attributes of the objects of our table; their first one names the table."""
     for body in bodies:
         parts = dict(attributes(body))
-        if text(parts[1]) == TABLE:
+        if parts[1] == OURS:
             yield parts
 
 
@@ -294,20 +304,29 @@ def _comment(userdata: memoryview) -> str:
     return ""
 
 
-def _sets(netlink: Netlink, family: int, bodies: Iterable[memoryview]) -> dict[str, ObservedSet]:
+def _sets(
+    netlink: Netlink,
+    family: int,
+    bodies: Iterable[memoryview],
+    before: Mapping[str, ObservedSet],
+) -> dict[str, ObservedSet]:
     found: dict[str, ObservedSet] = {}
     for parts in _ours(bodies):
         name, flags = text(parts[2]), u32(parts[3]) if 3 in parts else 0
         if name.startswith("__"):  # an anonymous set, which belongs to its rule
             continue
         timeout = bool(flags & FLAG_TIMEOUT)
+        elements, seen = (
+            ({}, b"") if timeout else _elements(netlink, family, name, before.get(name))
+        )
         found[name] = ObservedSet(
             key_length=u32(parts[5]),
             data=_data_kind(flags),
             interval=bool(flags & FLAG_INTERVAL),
             timeout=timeout,
             size=_size(parts[9]) if 9 in parts else None,
-            elements={} if timeout else _elements(netlink, family, name),
+            elements=elements,
+            seen=seen,
         )
     return found
 
@@ -337,13 +356,34 @@ def _counted_in_sets(
     return found
 
 
-def _elements(netlink: Netlink, family: int, name: str) -> Mapping[bytes, str]:
-    return dict(_element(element) for element in _dumped(netlink, family, name))
+def _elements(
+    netlink: Netlink, family: int, name: str, before: ObservedSet | None
+) -> tuple[Mapping[bytes, str], bytes]:
+    """Return the elements of a set, and the digest of what the kernel shows of them.
+
+    What it shows as it did before means what it did: the elements of then are the ones of now.
+    """
+    bodies = netlink.dump(SUBSYSTEM | GET_ELEMENTS, family, _set_named(name))
+    total = blake2b(digest_size=16)
+    for body in bodies:
+        total.update(body)
+    seen = total.digest()
+    if before is not None and before.seen == seen:
+        return before.elements, seen
+    return dict(map(_element, _contained(bodies))), seen
 
 
 def _dumped(netlink: Netlink, family: int, name: str) -> Iterator[memoryview]:
-    request = text_attribute(1, TABLE) + text_attribute(2, name)
-    for body in netlink.dump(SUBSYSTEM | GET_ELEMENTS, family, request):
+    return _contained(netlink.dump(SUBSYSTEM | GET_ELEMENTS, family, _set_named(name)))
+
+
+def _set_named(name: str) -> bytes:
+    return text_attribute(1, TABLE) + text_attribute(2, name)
+
+
+def _contained(bodies: Iterable[memoryview]) -> Iterator[memoryview]:
+    """Yield the elements in answers about a set."""
+    for body in bodies:
         for kind, elements in attributes(body):
             if kind == 3:
                 yield from (element for _, element in attributes(elements))
