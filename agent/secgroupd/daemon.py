@@ -281,7 +281,7 @@ class Daemon:
             self._turned = time.monotonic()
             if not self._stop:
                 self.turn(due, events=events)
-        notify("STOPPING=1")
+        notify("STOPPING=1\nSTATUS=stopped; the rules stay")
         log.info("stopped rules=stay")
 
     def woken(self, seconds: float) -> bool:
@@ -372,9 +372,9 @@ class Daemon:
 
     def _done(self, due: Due, began: float, *, well: bool) -> None:
         due.done(began, time.monotonic(), self.settings, well=well)
-        # Guests may start once the ports are guarded, be it by what an earlier agent has left.
-        if not self._ready and (well or self.guard.state is None):
-            notify("READY=1\nSTATUS=guarding")
+        # A refused document keeps nobody waiting; ports that are not guarded do.
+        if not self._ready and self.guard.guarding:
+            notify("READY=1")
             self._ready = True
         trouble = self._watcher.trouble or self._settings_watcher.trouble
         if trouble != self._watch_trouble:

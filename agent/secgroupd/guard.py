@@ -23,6 +23,7 @@ from secgroupd.drops import Drops
 from secgroupd.errors import DataplaneError, DocumentError, Problem
 from secgroupd.memory import PatientMemory
 from secgroupd.metrics import Metrics, PortState, Result, Snapshot
+from secgroupd.notify import notify
 from secgroupd.reconcile import Outcome, Reconciler
 from secgroupd.rundir import write_status
 from secgroupd.sources import files
@@ -66,6 +67,8 @@ class Guard:
         state: what is to be enforced: the newest accepted document.
         problems: why the newest document is refused; empty when it is accepted.
         error: why the last cycle failed; None when it did not.
+        guarding: whether ports have been guarded once: by a cycle that went well, or by rules of an
+            earlier agent, which stay.
         status: what was told last; replaced as a whole, so that other threads may read it.
     """
 
@@ -83,6 +86,7 @@ class Guard:
     state: State | None = None
     problems: tuple[Problem, ...] = ()
     error: str | None = None
+    guarding: bool = False
     status: Mapping[str, object] = field(default_factory=dict)
     _digest: bytes = b""
     _reading: files.Reading | None = None
@@ -170,6 +174,7 @@ class Guard:
                 if self.error is None:
                     log.warning("no-document rules=stay")
                 self.error = "no document has been accepted; the rules that are there stay"
+                self.guarding = True
                 self.tell()
                 return False
             links, abilities = self.links.read(), self.reconciler.abilities
@@ -217,6 +222,7 @@ class Guard:
         news = news or outcome.held != self._held
         waiting = bound.waiting.items() - self._bound.waiting.items()
         self.error = _held_back(outcome)
+        self.guarding = True
         if outcome.held != self._held:
             for port_id, reason in outcome.held.items():
                 log.error("port-held-back port=%s reason=%s", port_id, _line(reason))
@@ -265,7 +271,7 @@ class Guard:
             self.tell()
 
     def tell(self) -> None:
-        """Show how things are: in the status and the metrics."""
+        """Show how things are: in the status, the metrics and, in a line, to systemd."""
         ports = self._ports()
         states = list(ports.values())
         self.metrics.show(
@@ -294,6 +300,22 @@ class Guard:
             write_status(self.settings.run_dir, self.status)
         except OSError as error:
             log.warning("status-not-written error=%s", error)
+        notify(f"STATUS={_line(self._summary(states.count(PortState.ENFORCED)))}")
+
+    def _summary(self, ports: int) -> str:
+        said = []
+        if self.problems:
+            more = len(self.problems) - 1
+            said.append(
+                f"document refused: {self.problems[0]}{f' and {more} more' if more else ''}"
+            )
+        if self.error is not None:
+            said.append(f"error: {self.error}")
+        if self._enforced:
+            said.append(f"in force: revision {self._revision}, {ports} ports enforced")
+        elif self.guarding and self.error is None:
+            said.append("no document was ever accepted: managed interfaces are closed")
+        return "; ".join(said)
 
     def _ports(self) -> dict[str, PortState]:
         if self._enforced is None:

@@ -15,4 +15,4 @@ def notify(state: str) -> None:
     # Whether somebody listens must not decide whether the ports are guarded.
     with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
         sender.connect(address)
-        sender.sendall(state.encode())
+        sender.sendall(state.encode(errors="replace"))

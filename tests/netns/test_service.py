@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 from tests.netns.agents import Agent, await_that, document
+from tests.netns.test_writer_faults import Broken
 from tests.unit.test_endpoint import certified
 
 from secgroupd.memory import FileMemory
@@ -160,12 +161,20 @@ class Notified:
         ready, _, _ = select.select([self.socket], [], [], patience)
         return self.socket.recv(4096).decode() if ready else None
 
-    def await_message(self, text: str) -> None:
-        await_that(lambda: text in (self.next(0.1) or ""))
+    def await_message(self, text: str) -> str:
+        """Return the next message that has a text in it; those before are dropped."""
+        found: list[str] = []
 
-    def drain(self) -> None:
-        while self.next(0) is not None:
-            pass
+        def came() -> bool:
+            found.append(self.next(0.1) or "")
+            return text in found[-1]
+
+        await_that(came)
+        return found[-1]
+
+    def drain(self) -> list[str]:
+        """Return what has come."""
+        return list(iter(lambda: self.next(0), None))
 
 
 @pytest.fixture
@@ -193,6 +202,45 @@ def test_readiness_is_told_after_the_first_enforcement_and_stopping_at_the_end(
     notified.await_message("WATCHDOG=1")
     agent.stop()
     notified.await_message("STOPPING=1")
+
+
+def test_a_refused_document_keeps_nobody_waiting_and_the_status_line_says_where_it_is_wrong(
+    agent: Agent, notified: Notified
+) -> None:
+    refused = f"STATUS=document refused: {agent.directory}/state.d/cloud.yaml:2:1: error: "
+    agent.give("version: 1\nnonsense: true\nmore: true\n")
+    agent.start()
+    line = notified.await_message(refused)
+    assert " and 1 more; " in line and "managed interfaces are closed" in line
+    notified.await_message("READY=1")
+    assert not agent.passes(1000)
+    agent.give(document("1000"))
+    line = notified.await_message("STATUS=in force: ")
+    in_force = str(agent.status()["revision"])
+    assert in_force and line == f"STATUS=in force: revision {in_force}, 1 ports enforced"
+    agent.give("version: 1\nnonsense: true\n")
+    assert f"in force: revision {in_force}, 1 ports" in notified.await_message(refused)
+    agent.stop()
+    notified.await_message("STATUS=stopped; the rules stay")
+    agent.start()
+    assert f"in force: revision {in_force}, 1 ports" in notified.await_message(refused)
+    notified.await_message("READY=1")
+
+
+@pytest.mark.parametrize("text", [document("1000"), "version: 1\nnonsense: true\n"])
+def test_without_guarded_ports_it_is_not_ready_and_the_status_line_says_why(
+    agent: Agent, notified: Notified, text: str
+) -> None:
+    broken = Broken(agent)
+    broken.by("fail 1000000")
+    agent.give(text)
+    agent.start()
+    notified.await_message("; error: " if "nonsense" in text else "STATUS=error: ")
+    await_that(lambda: agent.metric('apply_total{result="failed"}') > 1)
+    assert not any("READY=1" in each for each in notified.drain())
+    broken.heal()
+    notified.await_message("READY=1")
+    assert agent.passes(1000) is ("nonsense" not in text)
 
 
 def test_the_watchdog_is_fed_by_the_loop_and_by_nothing_else(

@@ -59,6 +59,18 @@ await '[ $(count settings-reloaded) = 1 ]'
 say reloaded "$(is secgroupd) $([ $before = $(pid) ] && echo same-process)"
 systemctl restart secgroupd
 say restarted "$(is secgroupd) $(nft list tables inet; nft list tables ip)"
+said() { systemctl show -p StatusText --value secgroupd | sed -E 's/ error: .* \\[/ [/; s/ revision [0-9a-f]+/ revision/'; }
+cp /etc/secgroupd/state.d/cloud.yaml /root/good
+printf 'version: 1\\nnonsense: true\\n' >/etc/secgroupd/state.d/cloud.yaml
+systemctl restart secgroupd
+say refused "$(is secgroupd) $(said)"
+systemctl stop secgroupd
+rm /var/lib/secgroupd/*.json*
+nft flush ruleset
+systemctl start secgroupd
+say refused-without-record "$(is secgroupd) $(said) $(nft list tables inet)"
+cp /root/good /etc/secgroupd/state.d/cloud.yaml
+await '[ "$(said)" = "in force: revision, 0 ports enforced" ]'
 before=$(pid)
 kill -KILL $before
 await '[ $(pid) != $before ] && is --quiet secgroupd'
@@ -257,6 +269,11 @@ def test_systemd_starts_watches_reloads_and_stops_it(fresh: Path) -> None:
         "healthy": '"healthy": true',
         "reloaded": "active same-process",
         "restarted": "active table inet secgroupd",
+        "refused": "active document refused: /etc/secgroupd/state.d/cloud.yaml:2:1: [unknown-field]; "
+        "in force: revision, 0 ports enforced",
+        "refused-without-record": "active document refused: /etc/secgroupd/state.d/cloud.yaml:2:1: "
+        "[unknown-field]; no document was ever accepted: managed interfaces are closed "
+        "table inet secgroupd",
         "killed": "active table inet secgroupd",
         "hung": "Watchdog timeout active",
         "guard-stays": "active active",

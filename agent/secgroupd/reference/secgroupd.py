@@ -41,8 +41,12 @@ UNITS = (
             Definition(
                 "`secgroupd.service`",
                 "Runs `secgroupd` as the user `secgroupd`, with `CAP_NET_ADMIN` and no other "
-                "capability. It is ready after its first enforcement, is watched by systemd, and is "
-                "started again however often it fails.",
+                "capability. It is ready once the ports are guarded: with what the document says, or, "
+                "where that is refused, with what was accepted last, with the rules that are there, or "
+                "closed. Until then it is `activating`, five minutes at the most, after which a fresh "
+                "process tries. The line `Status` of `systemctl status` tells what is in force, what is "
+                "wrong, and where a refused document is. It is watched by systemd, and is started "
+                "again however often it fails.",
             ),
             Definition(
                 "`secgroupd-guard.service`",
