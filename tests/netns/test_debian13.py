@@ -1,5 +1,6 @@
 """With a newer nft the tables are the agent's alone; and what a newer nft writes kills an older one."""
 
+import json
 import os
 import re
 import signal
@@ -7,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from tests.netns import debian13
-from tests.netns.agents import PATIENCE, Agent, await_that, document
+from tests.netns.agents import PATIENCE, Agent, await_that, document, with_members
 from tests.netns.test_drift import nft
 
 pytestmark = pytest.mark.netns
@@ -55,6 +56,48 @@ def test_nobody_else_can_change_the_tables(newer: Agent) -> None:
     await_that(lambda: newer.passes(1001))
     assert not newer.passes(1000)
     assert newer.metric("drift_repairs_total") == 0
+
+
+SMALL_CHANGES = """
+import json, sys
+from secgroupd.core.document import Source, parse
+from secgroupd.core.draft import Binding
+from secgroupd.dataplane import nft, nft_write
+from secgroupd.reconcile import Reconciler
+
+tried = []
+written = nft_write.written
+
+def watched(netlink, lines):
+    tried.append(written(netlink, lines))
+    return tried[-1]
+
+nft_write.written = watched
+found = {}
+states = [parse([Source("s.yaml", text)]).state for text in json.load(sys.stdin)]
+for protect in (True, False):
+    with nft.Nft() as kernel:
+        reconciler = Reconciler(kernel, protect=protect, grace=0)
+        reconciler.apply(states[0], {"p1": Binding("tap1")})
+        tried.clear()
+        for state in states[1:]:
+            reconciler.apply(state, {"p1": Binding("tap1")})
+            assert not Reconciler(kernel, reconciler.memory).propose(state, {"p1": Binding("tap1")}).plan
+        found[protect] = list(tried)
+        kernel.remove()
+print(json.dumps(found))
+"""
+
+
+def test_small_changes_of_owned_tables_are_not_tried_without_their_owner_in_vain(
+    newer: Agent,
+) -> None:
+    script = newer.directory / "small.py"
+    script.write_text(SMALL_CHANGES)
+    texts = json.dumps([with_members(count) for count in (1, 2, 3)])
+    command = debian13.command(newer.directory, "python3", str(script))
+    found = json.loads(newer.lab.hv.run(command, stdin=texts).stdout)
+    assert found == {"true": [], "false": [True, True]}
 
 
 def test_they_are_the_agents_after_a_large_change_too(newer: Agent) -> None:

@@ -2,7 +2,8 @@
 
 What a change of a rule or a member mostly consists of is said here in the kernel's own messages: elements,
 and rules of the few forms that ``core/peers.py`` and the generations have. Everything else, and all that
-the kernel refuses, is left to libnftables, whose refusals name lines. A test holds every rule that is
+the kernel refuses, is left to libnftables, whose refusals name lines, and so are tables that the writer
+owns: they are changed through its own socket or not at all. A test holds every rule that is
 written here against what libnftables makes of the same text. Numbers are those of
 ``linux/netfilter/nf_tables.h``.
 """
