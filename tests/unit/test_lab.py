@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from laboratory.edits import CONVERSATIONS, ROWS, Row, edited, label
+from laboratory.edits import CONVERSATIONS, PEERED, ROWS, Row, edited, label
+from laboratory.scenario import BY_ADDRESS
 from laboratory.tables import FAMILIES, HERE, hosts, instances, packages
 from secgroupd.core.clearing import documented
 from secgroupd.core.document import Source, parse
-from secgroupd.core.model import Direction, State
+from secgroupd.core.model import TCP, Action, Direction, Family, State
 from secgroupd.core.policy import Policy
+from secgroupd.core.reachability import Question, explain
 from secgroupd.core.verdict import Packet, decide
 
 POLICY = (HERE / "policy" / "lab.yaml").read_text(encoding="utf-8")
@@ -93,6 +95,28 @@ def test_the_policy_is_accepted_and_only_groups_that_wait_for_members_are_doubte
     warnings = parse([Source("lab.yaml", POLICY)]).warnings
     assert {warning.code for warning in warnings} == {"unused-security-group"}
     assert len(warnings) == 2
+
+
+@pytest.mark.parametrize("family", [0, 1], ids=FAMILIES)
+def test_rules_open_a_port_between_the_vpcs_which_only_a_peering_connects(family: int) -> None:
+    apart, peered = Policy(state(POLICY)), Policy(state(edited(POLICY, *PEERED)))
+    clients = [name for name in instances() if "app" in name]
+    pairs = [(a, b) for a in clients for b in instances() if a[0] != b[0]]
+    assert len({(a[0], instances()[a].host == instances()[b].host) for a, b in pairs}) == 4
+    for client, server in pairs:
+        for policy in (apart, peered):
+            port, other = policy.ports[f"p-{server}"], policy.ports[f"p-{client}"]
+            packet = Packet(peer=other.private_ips[family], protocol=TCP, dport=BY_ADDRESS)
+            assert decide(policy, port, Direction.INGRESS, packet).allowed
+        question = Question(
+            source=client,
+            destination=server,
+            protocol=TCP,
+            dport=BY_ADDRESS,
+            family=list(Family)[family],
+        )
+        assert explain(peered, question).verdict is Action.ALLOW
+        assert explain(apart, question).verdict is Action.DENY
 
 
 @pytest.mark.parametrize("family", [0, 1], ids=FAMILIES)

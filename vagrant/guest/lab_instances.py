@@ -36,7 +36,10 @@ OUTSIDE = "world"
 """What the host itself is called as an end, where it is no hypervisor."""
 
 BRIDGE, TUNNEL, TUNNEL_ID = "br-blue", "vxblue", 10
-GATEWAY, GATEWAY6 = "10.20.0.1", "2001:db8:20::1"
+ROUTED_GATEWAYS = "10.20.0.1", "2001:db8:20::1"
+"""What a host is called by its routed instances."""
+BRIDGED_GATEWAYS = "10.10.0.{}", "2001:db8:10::{}"
+"""What it is called on the bridge, by a number that no other host has: the bridge spans them all."""
 MTU = 1400
 
 # <linux/tcp.h>: how a connection is taken out of one kernel and put into another.
@@ -175,6 +178,8 @@ class Lab:
                 self.hypervisors.append(words[0])
         self.table = {words[0]: Instance(*words) for words in _rows("instances")}
         self.places = {each.name: each.host for each in self.table.values()}
+        number = 100 + int(self.addresses[name][0].rpartition(".")[2])
+        self.on_bridge = tuple(each.format(number) for each in BRIDGED_GATEWAYS)
         self.ends: list[End] = []
         self.counted: Counter[str] = Counter()
         self.pings: dict[str, Pinger] = {}
@@ -204,6 +209,8 @@ class Lab:
                 f"link add {TUNNEL} mtu {MTU} type vxlan id {TUNNEL_ID} local {here} dstport 4789",
                 f"link set {TUNNEL} master {BRIDGE} up",
                 f"link set {BRIDGE} up",
+                f"addr add {self.on_bridge[0]}/24 dev {BRIDGE}",
+                f"addr add {self.on_bridge[1]}/64 dev {BRIDGE} nodad",
             )
             for other in self.hypervisors:
                 if other != self.name:
@@ -246,8 +253,7 @@ class Lab:
             f"addr add {one.address6}/{128 if routed else 64} dev eth0 nodad",
             *(
                 line
-                for gateway in (GATEWAY, GATEWAY6)
-                if routed
+                for gateway in (ROUTED_GATEWAYS if routed else self.on_bridge)
                 for line in (f"route add {gateway} dev eth0", f"route add default via {gateway}")
             ),
             namespace=one.name,
@@ -256,10 +262,11 @@ class Lab:
     def plug(self, one: Instance) -> None:
         """Connect an instance to the host: to the bridge, or to the host's routing."""
         if one.wiring == "routed":
+            gateway, gateway6 = ROUTED_GATEWAYS
             ip(
                 f"link set {one.interface} mtu {MTU} up",
-                f"addr add {GATEWAY}/32 dev {one.interface}",
-                f"addr add {GATEWAY6}/128 dev {one.interface} nodad",
+                f"addr add {gateway}/32 dev {one.interface}",
+                f"addr add {gateway6}/128 dev {one.interface} nodad",
                 f"route replace {one.address}/32 dev {one.interface}",
                 f"route replace {one.address6}/128 dev {one.interface}",
             )

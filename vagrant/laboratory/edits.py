@@ -40,6 +40,12 @@ def groups(ports: str, old: str, new: str) -> list[Edit]:
     return [(f"id: p-{vpc}-{ports},", f"[{old}]", f"[{new}]") for vpc in "bg"]
 
 
+PEERED: list[Edit] = [
+    ("peerings:", "[]", "[{id: blue-green, vpc_ids: [vpc-blue, vpc-green]}]"),
+]
+"""Connect the two VPCs."""
+
+
 @dataclass(frozen=True)
 class Row:
     """A row of the clearing table.

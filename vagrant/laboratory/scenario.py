@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from laboratory.cluster import Cluster, at_once
-from laboratory.edits import CONVERSATIONS, ROWS, edited, groups, label
+from laboratory.edits import CONVERSATIONS, PEERED, ROWS, edited, groups, label
 from laboratory.report import Report
 from laboratory.shell import LabError
 from laboratory.tables import FAMILIES, HERE, Instance, instances
@@ -21,15 +21,15 @@ PROBES = [
     ("tcp", 9090, "b"),
     ("udp", 53, "n"),
 ]
-LEGEND = (
-    "p ping, w tcp/80, l tcp/8080 (from listed addresses), b tcp/9090 (backstage), n udp/53 (names)"
-)
+LEGEND = "p ping, w tcp/80, l tcp/8080 (by address), b tcp/9090 (backstage), n udp/53 (names)"
 VPCS = {"b": "vpc-blue (bridged)", "g": "vpc-green (routed)"}
 ECHO_REQUESTS = {
     "IPv4": {"protocol": "icmp", "icmp_type": 8},
     "IPv6": {"protocol": "icmpv6", "icmp_type": 128},
 }
 OUTSIDE = "world"
+BY_ADDRESS = 8080
+"""The TCP port that rules open by address, to every instance from every app server."""
 PATIENCE = 5.0
 """After so many seconds a probe without an answer counts as denied."""
 WATCHED = 2.5
@@ -40,7 +40,7 @@ Cells = dict[tuple[str, str], str]
 """For who asks and who is asked, which of the probes pass, as letters."""
 
 
-PARTS = ("matrix", "membership", "clearing", "killed", "rebooted", "moved", "broken")
+PARTS = ("matrix", "peered", "membership", "clearing", "killed", "rebooted", "moved", "broken")
 """What is proven, in this order."""
 
 
@@ -111,26 +111,34 @@ class Scenario:
     def matrix(self, title: str = "Who reaches whom: observed/expected") -> None:
         """Try everything from everywhere, beside what the policy's evaluator says."""
         self.say.title(title)
+        for family, found in self._compared().items():
+            across = [f"{a} to {b}" for a, b in self._across() if found[a, b].strip("-")]
+            self.say.check(f"{family}: nothing passes from one VPC to the other", not across,
+                           ", ".join(across))  # fmt: skip
+
+    def _compared(self) -> dict[str, Cells]:
+        """Show what passes beside what is to pass; return what passes, by family."""
         self.say.line(f"{LEGEND}; - nothing")
+        compared = {}
         for family in FAMILIES:
             expected, observed = self._expected(family), self._observed(family)
+            compared[family] = observed
             for vpc, name in VPCS.items():
                 self.say.line()
                 self._show(vpc, f"{name}, {family}", observed, expected)
             self.say.line()
             wrong = [f"{a} to {b}" for a, b in expected if observed[a, b] != expected[a, b]]
             self.say.check(f"{family}: every cell is as expected", not wrong, ", ".join(wrong))
-            across = [
-                f"{a} to {b}"
-                for (a, b), found in observed.items()
-                if a[0] != b[0] and a != OUTSIDE and found.strip("-")
-            ]
-            self.say.check(f"{family}: nothing passes from one VPC to the other", not across,
-                           ", ".join(across))  # fmt: skip
+        return compared
+
+    def _across(self) -> list[tuple[str, str]]:
+        """The pairs of instances in two VPCs."""
+        return [(a, b) for a, b in self._pairs() if a != OUTSIDE and a[0] != b[0]]
 
     def _show(self, vpc: str, name: str, observed: Cells, expected: Cells) -> None:
         ends = [each for each in self.table if each.startswith(vpc)]
-        sources = [*ends, *([OUTSIDE] if self.monitor and vpc == "g" else [])]
+        others = [each for each in self.table if each not in ends]
+        sources = [*ends, *others, *([OUTSIDE] if self.monitor and vpc == "g" else [])]
         heads = "".join(f"{end + ' ' + self.places[end]:>14}" for end in ends)
         self.say.line(f"{name:<25}{heads}")
         for source in sources:
@@ -152,7 +160,7 @@ class Scenario:
 
     def _expected(self, family: str) -> Cells:
         """Ask secgroupctl test, which judges by the document, what is to pass."""
-        pairs = [(a, b) for a, b in self._pairs() if a == OUTSIDE or a[0] == b[0]]
+        pairs = list(self._pairs())
         outside = self.cluster.hosts[self.monitor].at(family) if self.monitor else ""
         asked = [
             {"from": outside if source == OUTSIDE else source, "to": to, "ethertype": family,
@@ -200,6 +208,29 @@ class Scenario:
             self._host(source), "probe", probes=probes, seconds=PATIENCE
         )
         return got
+
+    def peered(self) -> None:
+        """Connect the VPCs, so that what was walled off passes; part them again."""
+        self.say.title("The VPCs peered: observed/expected")
+        tried = [(a, b) for a, b in self._across() if "app" in a]
+        self.cluster.push_text(edited(self.policy, *PEERED))
+        for family, found in self._compared().items():
+            cut = [f"{a} to {b}" for a, b in tried if "l" not in found[a, b]]
+            self.say.check(
+                f"{family}: what the rules allow by address passes from each VPC to the other, "
+                f"on one host and between hosts: tcp/{BY_ADDRESS}, {len(tried)} pairs",
+                not cut,
+                ", ".join(cut),
+            )
+        self.say.title("The peering removed, under connections from one VPC to the other")
+        begun = self._converse([(a, b, BY_ADDRESS) for a, b in tried])
+        early = [name for name, how in self._standing(begun).items() if how != "lives"]
+        self.say.check(f"before: {len(begun)} connections live", not early, ", ".join(early))
+        self.cluster.push_text(self.policy)
+        left = [f"{name} {how}" for name, how in self._standing(begun).items() if how != "cut"]
+        self.say.check("all of them are cut", not left, ", ".join(left))
+        self.cluster.ask_all("close")
+        self.matrix("Who reaches whom, apart again: observed/expected")
 
     def membership(self) -> None:
         """A port on one host joins a group that a port on the other host lets in."""
