@@ -215,7 +215,17 @@ class Guard:
             log.error("apply-failed error=%s", _line(str(error)))
         self.error = str(error)
         self.metrics.count_cycle(Result.FAILED, seconds)
+        self._close()
         self.tell()
+
+    def _close(self) -> None:
+        """Close what nothing guards, since what should be in force is not."""
+        try:
+            if self.reconciler.close():
+                log.warning("closed reason=nothing-was-in-force")
+        except DataplaneError as error:
+            if str(error) != self.error:
+                log.error("not-closed error=%s", _line(str(error)))
 
     def _succeeded(self, state: State, bound: Bound, outcome: Outcome, seconds: float) -> None:
         news = bool(outcome.plan) or state != self._enforced or self.error is not None

@@ -22,7 +22,7 @@ from secgroupd.core.holding import ports_behind
 from secgroupd.core.host import FAMILIES, Abilities, Bridging, Generations, Host
 from secgroupd.core.kept import Kept
 from secgroupd.core.model import Clearing, State, Timeout
-from secgroupd.core.names import ADOPTING
+from secgroupd.core.names import ADOPTING, FROM_PORT, TO_PORT
 from secgroupd.core.nflog import SILENT, Logging
 from secgroupd.core.plan import Known, Line, Observed, Plan, combined, diff, removal, shared
 from secgroupd.core.policy import Policy
@@ -337,15 +337,46 @@ class Reconciler:
             self._save(intent)
 
     def enforces_something(self) -> bool:
-        """Tell whether the agent's tables are there, whoever made them: those that close ports.
+        """Tell whether tables of the agent judge packets, whoever made them.
 
         Raises:
             DataplaneError: the kernel could not be read.
         """
+        return not self._unguarded()
+
+    def close(self) -> bool:
+        """Close managed interfaces to the packets that no table of the agent judges.
+
+        Tables that judge stay as they are: they know more. No record is left of it, for an empty
+        document that nobody wrote must not count as accepted.
+
+        Returns:
+            Whether anything had to be closed.
+
+        Raises:
+            DataplaneError: the kernel could not be read, or refuses even that.
+        """
+        unguarded = self._unguarded()
+        if not unguarded:
+            return False
+        closing = compile_host(Policy(State()), self.host({}), Generations(0, 0))
+        known, owned = self._observed(), self.protect and bool(self._owning)
+        plan = difference(
+            {f: closing[f] for f in unguarded},
+            {f: one for f, one in known.items() if f in unguarded},
+            owned=owned,
+        )
+        self._forget()
+        self.kernel.commit(plan)
+        return True
+
+    def _unguarded(self) -> list[str]:
+        """Return the families of which no table judges packets."""
         if self.kernel.generation() != self._known_at:
             self._forget()
-        needed = {"inet"} if self.abilities.bridging is Bridging.NONE else {"inet", "bridge"}
-        return needed <= self._observed().keys()
+        needed = ["inet"] if self.abilities.bridging is Bridging.NONE else ["inet", "bridge"]
+        observed = self._observed()
+        return [family for family in needed if not _judges(observed.get(family))]
 
     def heard(self, changes: Iterable[Change]) -> int:
         """Take what the kernel tells of transactions; return how many of others touched our tables.
@@ -506,6 +537,14 @@ class Reconciler:
                 family: Known(one.ruleset, one.touched | plan.touched_in(family))
                 for family, one in self._equal.items()
             }
+
+
+def _judges(table: Observed | None) -> bool:
+    """Tell whether packets meet a table: a first transaction may have made it, and a second one not."""
+    if table is None or table.dormant:
+        return False
+    met = (table.chains.get(name) for name in (FROM_PORT, TO_PORT))
+    return all(chain is not None and chain.hook is not None for chain in met)
 
 
 def _came(

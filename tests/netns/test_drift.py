@@ -15,6 +15,7 @@ from typing import ClassVar
 import pytest
 from tests.netns.agents import Agent, await_that, document, with_members
 
+from secgroupd.commands.guard import EXIT_NOT_GUARDED
 from secgroupd.core.document import Source, parse
 from secgroupd.core.draft import Binding
 from secgroupd.core.drift import Change
@@ -240,6 +241,35 @@ def test_what_a_refused_change_has_prepared_is_no_drift_and_what_others_do_then_
         reconciler.apply(after, bindings)
         assert not reconciler.disturbed()
     assert (agent.passes(1000), agent.passes(1001)) == (False, True)
+
+
+def test_where_nothing_guards_and_the_rules_are_refused_interfaces_are_closed(agent: Agent) -> None:
+    """Half of the rules may be there by then: what is prepared for them, which no packet meets."""
+    agent.give(document().replace("[{id: v}]", "[{id: v}, {id: w}]") + TWO_VPCS.lstrip("\n"))
+    agent.start()
+    await_that(lambda: agent.passes(1000))
+    agent.pause()
+    nft(agent, "delete table inet secgroupd")
+    nft(agent, CROWD)
+    assert agent.passes(1000)
+    assert agent.process is not None
+    agent.process.send_signal(signal.SIGCONT)
+    await_that(lambda: "Argument list too long" in str(agent.status()["error"]))
+    assert not agent.passes(1000)
+    nft(agent, "delete table inet theirs")
+    await_that(lambda: agent.passes(1000))
+
+
+def test_what_was_accepted_and_is_refused_at_boot_leaves_interfaces_closed(agent: Agent) -> None:
+    agent.give(document().replace("[{id: v}]", "[{id: v}, {id: w}]") + TWO_VPCS.lstrip("\n"))
+    agent.start()
+    await_that(lambda: agent.passes(1000))
+    agent.stop()
+    nft(agent, "delete table inet secgroupd")
+    nft(agent, CROWD)
+    assert agent.passes(1000)
+    assert agent.ask("guard") == EXIT_NOT_GUARDED
+    assert not agent.passes(1000)
 
 
 @pytest.mark.parametrize("first", [True, False])

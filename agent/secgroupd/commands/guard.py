@@ -111,16 +111,11 @@ def _welcome(outcome: Outcome, bound: Bound) -> None:
 
 
 def _close(settings: Settings) -> None:
-    """Close what is managed, unless the tables are there already: they know more than nothing does.
-
-    No record is left of it: an empty document that nobody wrote must not count as accepted.
-    """
+    """Close what is managed, unless tables are there already that judge."""
     with Nft() as nft:
         reconciler = Reconciler(nft, Forgetful())
         configure(reconciler, settings)
-        # Some of them alone would leave open what the others guarded.
-        if reconciler.enforces_something():
+        if not reconciler.close():
             write("the rules that are there stay")
             return
-        reconciler.apply(State(), {})
     write(f"closed: {', '.join(settings.managed_interfaces) or 'nothing is managed'}")
