@@ -229,16 +229,19 @@ class Reconciler:
 
     def _difference(self, tables: Mapping[str, Ruleset]) -> Plan:
         observed = self._observed()
-        if self.protect and self._owning is None:
-            self._owning = self.kernel.owning()
-        owned = self.protect and bool(self._owning)
-        plan = difference(tables, observed, owned=owned, known=self._equal)
+        plan = difference(tables, observed, owned=self._owned(), known=self._equal)
         if not plan:
             if not self._equal:
                 # It has just been read whole, and is as large as what it was compared with.
                 self._known = {f: shared(one, tables[f]) for f, one in observed.items()}
             self._equal = {family: Known(table) for family, table in tables.items()}
         return plan
+
+    def _owned(self) -> bool:
+        """Tell whether tables that are made now are to be the writer's alone."""
+        if self.protect and self._owning is None:
+            self._owning = self.kernel.owning()
+        return self.protect and bool(self._owning)
 
     def _policy(self, state: State) -> Policy:
         found = next((one for one in self._policies if one.state is state), None)
@@ -360,12 +363,9 @@ class Reconciler:
         if not unguarded:
             return False
         closing = compile_host(Policy(State()), self.host({}), Generations(0, 0))
-        known, owned = self._observed(), self.protect and bool(self._owning)
-        plan = difference(
-            {f: closing[f] for f in unguarded},
-            {f: one for f, one in known.items() if f in unguarded},
-            owned=owned,
-        )
+        known = {family: table for family, table in self._observed().items() if family in unguarded}
+        wanted = {family: closing[family] for family in unguarded}
+        plan = difference(wanted, known, owned=self._owned())
         self._forget()
         self.kernel.commit(plan)
         return True
