@@ -80,6 +80,18 @@ HARMS = {
 }
 
 
+def of_two_vpcs(ports: str = "1000") -> str:
+    """Return a document that needs walls."""
+    return document(ports).replace("[{id: v}]", "[{id: v}, {id: w}]") + TWO_VPCS.lstrip("\n")
+
+
+def lose_the_table_to_a_crowd(agent: Agent) -> None:
+    """Have others delete the table, and fill the hook that the walls need."""
+    nft(agent, "delete table inet secgroupd")
+    nft(agent, CROWD)
+    assert agent.passes(1000)
+
+
 def nft(agent: Agent, text: str) -> str:
     return agent.lab.hv.run(["nft", "-f", "-"], stdin=f"{text}\n").stdout
 
@@ -217,7 +229,7 @@ def test_what_a_refused_change_has_prepared_is_no_drift_and_what_others_do_then_
     agent: Agent,
 ) -> None:
     """So it is tried again ever later, and at once when somebody has changed what it depends on."""
-    two = document("1001").replace("[{id: v}]", "[{id: v}, {id: w}]") + TWO_VPCS.lstrip("\n")
+    two = of_two_vpcs("1001")
     before, after = (parse([Source("s.yaml", text)]).state for text in (document(), two))
     bindings = {"p1": Binding("tap1"), "p2": Binding("tap2")}
     with agent.lab.hv.enter(), RulesetEvents() as events, Nft() as adapter:
@@ -245,13 +257,11 @@ def test_what_a_refused_change_has_prepared_is_no_drift_and_what_others_do_then_
 
 def test_where_nothing_guards_and_the_rules_are_refused_interfaces_are_closed(agent: Agent) -> None:
     """Half of the rules may be there by then: what is prepared for them, which no packet meets."""
-    agent.give(document().replace("[{id: v}]", "[{id: v}, {id: w}]") + TWO_VPCS.lstrip("\n"))
+    agent.give(of_two_vpcs())
     agent.start()
     await_that(lambda: agent.passes(1000))
     agent.pause()
-    nft(agent, "delete table inet secgroupd")
-    nft(agent, CROWD)
-    assert agent.passes(1000)
+    lose_the_table_to_a_crowd(agent)
     assert agent.process is not None
     agent.process.send_signal(signal.SIGCONT)
     await_that(lambda: "Argument list too long" in str(agent.status()["error"]))
@@ -261,13 +271,11 @@ def test_where_nothing_guards_and_the_rules_are_refused_interfaces_are_closed(ag
 
 
 def test_what_was_accepted_and_is_refused_at_boot_leaves_interfaces_closed(agent: Agent) -> None:
-    agent.give(document().replace("[{id: v}]", "[{id: v}, {id: w}]") + TWO_VPCS.lstrip("\n"))
+    agent.give(of_two_vpcs())
     agent.start()
     await_that(lambda: agent.passes(1000))
     agent.stop()
-    nft(agent, "delete table inet secgroupd")
-    nft(agent, CROWD)
-    assert agent.passes(1000)
+    lose_the_table_to_a_crowd(agent)
     assert agent.ask("guard") == EXIT_NOT_GUARDED
     assert not agent.passes(1000)
 

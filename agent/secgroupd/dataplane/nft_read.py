@@ -194,11 +194,9 @@ def reobserve(netlink: Netlink, family: str, known: Observed, names: Iterable[st
         counters.discard(name)
         one = text_attribute(1, TABLE) + text_attribute(3, name)
         for found, hook in _chains(_ask(netlink, GET_CHAIN, number, one), number):
-            rules = netlink.dump(
-                SUBSYSTEM | GET_RULE, number, text_attribute(1, TABLE) + text_attribute(2, name)
-            )
+            rules = netlink.dump(SUBSYSTEM | GET_RULE, number, _of_table(name))
             chains[found] = ObservedChain(hook, tuple(_digests(rules).get(name, ())))
-        one = text_attribute(1, TABLE) + text_attribute(2, name)
+        one = _of_table(name)
         sets |= _sets(netlink, number, _ask(netlink, GET_SET, number, one), {})
         if _ask(netlink, GET_OBJECT, number, one + _number_attribute(3, OBJECT_COUNTER)):
             counters.add(name)
@@ -363,7 +361,7 @@ def _elements(
 
     What it shows as it did before means what it did: the elements of then are the ones of now.
     """
-    bodies = netlink.dump(SUBSYSTEM | GET_ELEMENTS, family, _set_named(name))
+    bodies = netlink.dump(SUBSYSTEM | GET_ELEMENTS, family, _of_table(name))
     total = blake2b(digest_size=16)
     for body in bodies:
         total.update(body)
@@ -374,10 +372,11 @@ def _elements(
 
 
 def _dumped(netlink: Netlink, family: int, name: str) -> Iterator[memoryview]:
-    return _contained(netlink.dump(SUBSYSTEM | GET_ELEMENTS, family, _set_named(name)))
+    return _contained(netlink.dump(SUBSYSTEM | GET_ELEMENTS, family, _of_table(name)))
 
 
-def _set_named(name: str) -> bytes:
+def _of_table(name: str) -> bytes:
+    """Return what names a set or an object of our table, or the chain whose rules are asked for."""
     return text_attribute(1, TABLE) + text_attribute(2, name)
 
 
