@@ -1,5 +1,5 @@
 #!/bin/sh
-# Makes the lab's monitoring machine: Prometheus with the agents' alert rules, and Alertmanager. May be run again.
+# Makes the lab's monitoring machine: Prometheus with the agents' alert rules, Alertmanager and Grafana. May be run again.
 # shellcheck source=vagrant/provision/common.sh
 . /tmp/lab/provision/common.sh
 install_packages monitor
@@ -28,7 +28,18 @@ EOF
 systemctl -q enable prometheus prometheus-alertmanager
 systemctl restart prometheus prometheus-alertmanager
 
-# Grafana is not in Debian: it is installed where somebody has added its makers' source. It shows the dashboard.
+# Grafana, with the dashboard: from its makers' source (Debian has none), where one is named and answers.
+if [ -n "${LAB_GRAFANA:-}" ]; then
+	dpkg-query -W ca-certificates >/dev/null 2>&1 || apt-get install -q -y --no-install-recommends ca-certificates
+	mkdir -p /etc/apt/keyrings
+	if /usr/lib/apt/apt-helper -o Acquire::Retries=3 download-file "$LAB_GRAFANA/gpg.key" /etc/apt/keyrings/grafana.asc; then
+		echo "deb [signed-by=/etc/apt/keyrings/grafana.asc] $LAB_GRAFANA stable main" \
+			>/etc/apt/sources.list.d/grafana.list
+		apt-get update -q
+	else
+		echo "left out: Grafana, because $LAB_GRAFANA does not answer" >&2
+	fi
+fi
 if apt-cache policy grafana 2>/dev/null | grep -q 'Candidate: [0-9]'; then
 	apt-get install -q -y --no-install-recommends grafana
 	install -D -m 644 -t /var/lib/grafana/dashboards monitoring/dashboard.json
