@@ -8,6 +8,7 @@ import subprocess
 import urllib.parse
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -19,6 +20,8 @@ ROOT = Path(__file__).parents[2]
 MONITORING = ROOT / "monitoring"
 PROGRAMS = ROOT / ".venv" / "debian" / "usr" / "bin"
 """Where ``make test-host`` unpacks Debian's package; installed, it would start a server."""
+GRAFANA = {"$host": ".*", "$__rate_interval": "4m", "$__range": "3h"}
+"""What Grafana puts in place of its variables."""
 
 
 def promtool(*arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
@@ -32,13 +35,23 @@ def promtool(*arguments: str, stdin: str = "") -> subprocess.CompletedProcess[st
     )
 
 
+def targets() -> list[tuple[str, str]]:
+    """Return every expression of the dashboard as Grafana sends it, and the legend of its series."""
+    board = json.loads((MONITORING / "dashboard.json").read_text())
+    found = []
+    for target in (target for panel in board["panels"] for target in panel["targets"]):
+        expression = target["expr"]
+        for variable, value in GRAFANA.items():
+            expression = expression.replace(variable, value)
+        found.append((expression, target.get("legendFormat", "")))
+    return found
+
+
 def expressions() -> list[str]:
     """Return every expression of the alert rules and of the dashboard."""
     rules = yaml.safe_load((MONITORING / "alerts.yaml").read_text())
-    board = json.loads((MONITORING / "dashboard.json").read_text())
     found = [rule["expr"] for group in rules["groups"] for rule in group["rules"]]
-    shown = [target["expr"] for panel in board["panels"] for target in panel["targets"]]
-    return [*found, *(expression.replace("$host", ".*") for expression in shown)]
+    return [*found, *(expression for expression, _ in targets())]
 
 
 @pytest.fixture
@@ -71,7 +84,7 @@ def watched(agent: Agent) -> Iterator[Agent]:
         log.close()
 
 
-def query(agent: Agent, expression: str) -> list[dict[str, object]] | None:
+def query(agent: Agent, expression: str) -> list[dict[str, Any]] | None:
     """Return what Prometheus finds, None while it is not there."""
     path = "/api/v1/query?" + urllib.parse.urlencode({"query": expression})
     status, content = agent.get(9090, path)
@@ -79,8 +92,13 @@ def query(agent: Agent, expression: str) -> list[dict[str, object]] | None:
         return None
     answer = json.loads(content)
     assert answer["status"] == "success", answer
-    found: list[dict[str, object]] = answer["data"]["result"]
+    found: list[dict[str, Any]] = answer["data"]["result"]
     return found
+
+
+def called(legend: str, series: dict[str, Any]) -> str:
+    """Return what Grafana calls a series."""
+    return re.sub(r"{{(\w+)}}", lambda label: str(series["metric"][label[1]]), legend)
 
 
 def test_a_real_prometheus_reads_every_metric_and_every_expression_finds_its_series(
@@ -93,6 +111,9 @@ def test_a_real_prometheus_reads_every_metric_and_every_expression_finds_its_ser
     await_that(lambda: query(watched, 'secgroupd_rule_hits_total{rule="udp"} == 1'))
     for expression in expressions():
         assert query(watched, expression) is not None, expression
+    for expression, legend in targets():
+        series = query(watched, expression) or []
+        assert not legend or len({called(legend, one) for one in series}) == len(series), expression
     for name in set(re.findall(r"secgroupd_\w+", " ".join(expressions()))):
         assert query(watched, name), f"nothing is called {name}"
     answer = json.loads(watched.get(9090, "/api/v1/targets")[1])
