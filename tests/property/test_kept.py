@@ -1,9 +1,11 @@
 """What is kept from one compile to the next spares work, and changes nothing of what comes out."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import count, islice
 from random import Random
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.builders import group, port, rule, state
@@ -13,7 +15,7 @@ from secgroupd.core.compiler import compile_host
 from secgroupd.core.draft import Binding
 from secgroupd.core.host import Abilities, Bridging, Generations, Host
 from secgroupd.core.kept import Kept
-from secgroupd.core.model import Clearing, State
+from secgroupd.core.model import Action, Clearing, Port, State
 from secgroupd.core.nflog import SILENT, Logging
 from secgroupd.core.plan import Known, Observed, expected
 from secgroupd.core.policy import Policy, Profile
@@ -195,13 +197,54 @@ def test_one_rule_changed_compiles_one_class() -> None:
     assert _costs(before, after) == _Costs(profiles=1, judging=1, classes=1, services=1)
 
 
-def test_one_member_added_compiles_what_lets_its_group_in_and_no_more() -> None:
+def _joined(before: State, *members: Port) -> State:
+    """The state with ports more, on another host or none."""
+    more = replace(state([], [*members]).instances[0], id=f"with-{members[0].id}", ports=members)
+    return replace(before, instances=(*before.instances, more))
+
+
+def test_one_member_added_compiles_nothing_again() -> None:
     before = _cloud()
-    there = port("q", ["g9"], ["10.9.9.9"])
-    more = replace(state([], [there]).instances[0], id="more")
-    after = replace(before, instances=(*before.instances, more))
+    after = _joined(before, port("q", ["g9"], ["10.9.9.9"]))
+    assert _costs(before, after) == _Costs(profiles=0, judging=0, classes=0, services=0)
+
+
+def test_a_group_that_outgrows_its_set_compiles_what_lets_it_in_and_no_more() -> None:
+    before = _cloud()
+    many = [port(f"q{at}", ["g9"], [f"10.9.9.{at}"]) for at in range(1, 100)]
     # Of the five profiles that name the group, what judges IPv4 inbound; not IPv6, nor outbound.
-    assert _costs(before, after) == _Costs(profiles=5, judging=5, classes=5, services=0)
+    costs = _costs(before, _joined(before, *many))
+    assert costs == _Costs(profiles=5, judging=5, classes=5, services=0)
+
+
+@pytest.mark.parametrize(
+    "peers",
+    [
+        ["sg:a"],
+        ["sg:a", "sg:b", "10.0.0.0/24", "10.9.9.1"],
+        ["-sg:a", "10.1.0.0/16", "-10.1.1.1", "sg:b", "-10.0.0.0/8", "sg:c"],
+    ],
+    ids=["alone", "united", "alternating"],
+)
+def test_members_come_in_any_number_and_the_same_is_compiled_as_anew(peers: Sequence[str]) -> None:
+    rules = [
+        rule("ingress", "tcp", "80", peer.removeprefix("-"), rule_id=f"r{at}", priority=at + 1)
+        for at, peer in enumerate(peers)
+    ]
+    rules = [
+        replace(each, action=Action.DENY) if peer.startswith("-") else each
+        for each, peer in zip(rules, peers, strict=True)
+    ]
+    judged = group("g", *rules)
+    groups = [judged, *(group(name) for name in "abc")]
+    made = state(groups, [port("p", ["g"], ["10.0.0.1"])])
+    kept = Kept()
+    addresses = (f"10.0.{at >> 8}.{at & 255}" for at in count(2))
+    for name, joining in (("a", 1), ("b", 1), ("a", 60), ("b", 300), ("c", 1), ("a", 1000)):
+        members = [port(f"{name}-{one}", [name], [one]) for one in islice(addresses, joining)]
+        made = _joined(made, *members)
+        kept = kept.next()
+        assert _compiled(made, kept) == _compiled(made, Kept())
 
 
 def test_classes_follow_a_peering_that_goes_also_where_no_group_is_their_peer() -> None:

@@ -13,7 +13,7 @@ from secgroupd.core.draft import Draft, drafted
 from secgroupd.core.kept import Kept
 from secgroupd.core.meaning import Meanings, Named, named_by
 from secgroupd.core.model import Direction, Family
-from secgroupd.core.peers import Basis, Entry, Judge, PeerSets, simplified
+from secgroupd.core.peers import Basis, Entry, Judge, Membership, PeerSets, simplified
 from secgroupd.core.policy import OrderedRule, Policy, Profile
 from secgroupd.core.ruleset import Chain, Data, Key, NftRule, Set, box, content_digest, digest
 from secgroupd.core.services import (
@@ -288,6 +288,7 @@ class Classes:
         inputs = entries, meant, self._visible(scope.judge)
         made = self.own.part(name, inputs, lambda _: self._made(name, scope, service, entries))
         draft.counters.update(made.counters)
+        draft.members.update(made.members)
         for one in made.sets:
             draft.put(one)
         if made.chain is None:
@@ -309,7 +310,7 @@ class Classes:
             lines = (*(NftRule(text, scope.origin) for text in texts), *lines)
         denies = [line.text for line in lines] == [judge.deny]
         chain = None if denies else Chain(name, lines)
-        return _Made(chain, tuple(peers.sets.values()), tuple(peers.counters))
+        return _Made(chain, tuple(peers.sets.values()), peers.members, tuple(peers.counters))
 
 
 @dataclass(frozen=True, slots=True)
@@ -318,4 +319,5 @@ class _Made:
 
     chain: Chain | None
     sets: tuple[Set, ...]
+    members: Mapping[str, Membership]
     counters: tuple[str, ...]

@@ -156,7 +156,8 @@ class _Compiler:
         meanings = Meanings(self.policy, self.kept)
         # Of what several have, the first one's is taken.
         for profile in sorted(profiles, key=lambda p: (p.vpc_id, p.groups), reverse=True):
-            self._profile(profile, maps, meanings)
+            self._profile(profile, meanings)
+        self.draft.fill(self.policy, self.kept)
         self._shared(judged)
         self._raw(judged)
         bridged = [] if self._bridged else _local(self.policy, self.host, "bridge")
@@ -400,6 +401,8 @@ class _Compiler:
             lines += maps.ports(side).lines(side)
             self.draft.chain(inside, [*lines, f"goto {names.CLOSED}"])
             self.draft.chain(base, self._leading(side, inside), hook=hook)
+            live = names.LIVE_FROM if side == "i" else names.LIVE_TO
+            self.draft.chain(live, maps.live.lines(side))
             related = names.RELATED_FROM if side == "i" else names.RELATED_TO
             judged_again = "reply" if side == "i" else "original"
             self.draft.chain(
@@ -408,7 +411,7 @@ class _Compiler:
                     "meta l4proto != { icmp, ipv6-icmp } return",
                     f"jump {known}",
                     *(exempt.reply if side == "i" else exempt.original),
-                    *(f"ct direction {judged_again} {line}" for line in maps.live.lines(side)),
+                    f"ct direction {judged_again} jump {live}",
                     f"goto {names.DENY_OUT if side == 'i' else names.DENY_IN}",
                 ],
             )
@@ -432,7 +435,7 @@ class _Compiler:
 
     # -- profiles ---------------------------------------------------------------------------
 
-    def _profile(self, profile: Profile, maps: _Maps, meanings: Meanings) -> None:
+    def _profile(self, profile: Profile, meanings: Meanings) -> None:
         stem = names.profile_digest(profile)
         origin = origins.profile(profile.groups)
 
@@ -443,16 +446,15 @@ class _Compiler:
                 for direction in Direction
             }
             for direction in Direction:
-                self._hook_chains(draft, _HookScope(stem, direction, origin), judging, maps)
+                self._hook_chains(draft, _HookScope(stem, direction, origin), judging)
 
-        self._part(profile, (meanings.of_profile(profile), maps.live, self._trusting), make)
+        self._part(profile, (meanings.of_profile(profile), self._trusting), make)
 
     def _hook_chains(
         self,
         draft: Draft,
         scope: "_HookScope",
         judging: Mapping[Direction, Judging],
-        maps: _Maps,
     ) -> None:
         """Make the chains at one hook: towards the ports for ingress, from them for egress.
 
@@ -463,11 +465,11 @@ class _Compiler:
         own = judging[scope.direction]
         others = judging[Direction.EGRESS if inbound else Direction.INGRESS]
         deny = f"goto {names.DENY_IN if inbound else names.DENY_OUT}"
-        known = maps.live.lines("i") if self._trusting and not inbound else []
+        known = [f"jump {names.LIVE_FROM}"] if self._trusting and not inbound else []
         replied = draft.chain(f"{side}_reply_{stem}", [*known, *others.reply, deny], origin)
         link = names.LINK_IN if inbound else names.LINK_OUT
         odd = draft.chain(f"{side}_odd_{stem}", [f"jump {link}", *own.untracked, deny], origin)
-        established = [f"ct state established {line}" for line in maps.live.lines("o")]
+        established = [f"ct state established jump {names.LIVE_TO}"]
         # Related to a connection or not: a port is no router.
         routers = [] if inbound else sorted(ICMP_ROUTER_TYPES)
         no_router = [f"icmp type {kind} {deny}" for kind in routers]

@@ -20,6 +20,8 @@ from secgroupd.core.nflog import (
     Logging,
     log_statements,
 )
+from secgroupd.core.peers import Membership
+from secgroupd.core.policy import Policy
 from secgroupd.core.ruleset import (
     Chain,
     Data,
@@ -92,6 +94,8 @@ class Draft:
     sets: dict[str, Set] = field(default_factory=dict)
     timeouts: dict[str, str] = field(default_factory=dict)
     counters: set[str] = field(default_factory=set)
+    members: dict[str, Membership] = field(default_factory=dict)
+    """Sets that are to be filled with members of groups, by name."""
     logging: Logging = SILENT
 
     def chain(
@@ -118,6 +122,12 @@ class Draft:
         self.chains.update(part.chains)
         self.sets.update(part.sets)
         self.counters.update(part.counters)
+        self.members.update(part.members)
+
+    def fill(self, policy: Policy, kept: Kept) -> None:
+        """Make the sets of members of groups."""
+        for one in self.members.values():
+            self.put(one.filled(policy, kept))
 
     def interface_map(self, purpose: str, verdicts: Mapping[Binding, str]) -> InterfaceMap:
         """Make the map from interfaces to verdicts that serves a purpose."""

@@ -1,5 +1,7 @@
 """What a profile is compiled from, as one value: its groups' rules, and what the peers in them stand for.
 
+For a group that is the name of its set: who is in it changes no line, and is filled in later.
+
 Values that are equal to those of the compile before are the same objects, so that comparing what
 hundreds of profiles depend on costs nothing where nothing has changed.
 """
@@ -8,7 +10,7 @@ from collections.abc import Iterable, Sequence
 
 from secgroupd.core.kept import Kept
 from secgroupd.core.model import AddressGroupPeer, Family, GroupPeer, Peer
-from secgroupd.core.peers import group_set
+from secgroupd.core.peers import GroupMembers
 from secgroupd.core.policy import Policy, Profile
 
 Named = tuple[str, str, str]
@@ -54,7 +56,8 @@ class Meanings:
         kind, peer_id, family = named
         if kind == ADDRESS_GROUP:
             return self._policy.address_groups.get(peer_id)
-        return group_set(self._policy, self._kept, vpc_id, Family(family), peer_id)
+        members = GroupMembers(vpc_id, Family(family), peer_id)
+        return members.filled(self._policy, self._kept).name
 
 
 def named_by(peers: Iterable[tuple[Peer, Family]]) -> tuple[Named, ...]:

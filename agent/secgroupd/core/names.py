@@ -25,6 +25,11 @@ KNOWN_FROM = "known_from"
 KNOWN_TO = "known_to"
 """Where tracked connections' packets are compared with the newest generation."""
 
+LIVE_FROM = "live_from"
+LIVE_TO = "live_to"
+"""Where they are compared with their own port's minimum. One chain for all profiles: before a commit of
+rules the kernel walks every map that a chain refers to, once for each chain that does."""
+
 RELATED_FROM = "related_from"
 RELATED_TO = "related_to"
 """ICMP errors about tracked connections: they pass with their connection, or not at all."""

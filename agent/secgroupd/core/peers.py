@@ -7,14 +7,18 @@ alternate more than that, the whole class is folded into four maps.
 
 Whatever is folded, the rule that decides is counted: a map leads from the peer to the counter of
 the first rule that matches it, which is settled here, for every address.
+
+Lines depend on which groups there are, and in steps on how large they are, but not on who is in them:
+the sets that say so are named by what they mean, and filled when the lines of a whole table are known.
 """
 
 from bisect import bisect_right
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from ipaddress import IPv4Network, IPv6Network
 from itertools import groupby
+from typing import Protocol
 
 from secgroupd.core import origins
 from secgroupd.core.intervals import Interval, merged, without
@@ -42,8 +46,9 @@ from secgroupd.core.ruleset import (
     slug,
 )
 
-OWN_SET_FROM = 128
-"""Members from which a group keeps a set of its own beside others: copying it would cost more."""
+OWN_SET_FROM = 256
+"""Room for members (``capacity``) from which a group keeps a set of its own beside others: copying it
+would cost more."""
 OWN_SETS = 2
 """How many groups of a run may keep a set of their own; the others are united."""
 LITERALS = 2
@@ -130,13 +135,83 @@ class _Piece:
     entry: Entry
 
 
+class Membership(Protocol):
+    """A set whose elements are members of groups, before it is filled."""
+
+    def filled(self, policy: Policy, kept: Kept) -> Set:
+        """Return the set with those who are members by now."""
+
+
+@dataclass(frozen=True, slots=True)
+class GroupMembers:
+    """The set of a group's members as seen from a VPC; whatever names the group shares it."""
+
+    vpc_id: str
+    family: Family
+    group_id: str
+
+    def filled(self, policy: Policy, kept: Kept) -> Set:
+        """Return the set with those who are members by now."""
+        members = policy.members(self.group_id, self.vpc_id, self.family)
+        scope = _scope(policy, self.vpc_id)
+
+        def make(_: Kept) -> Set:
+            size = capacity(len(members))
+            meaning = digest(scope, self.group_id)
+            name = f"g{self.family.version}_{slug(self.group_id)}_{meaning}_{size}"
+            elements = {_packed(self.family, member): "" for member in members}
+            key, origin = _ADDRESS_KEYS[self.family], origins.group(self.group_id)
+            return Set(name, key, elements, size=size, origin=origin)
+
+        name = "members", self.vpc_id, self.family, self.group_id
+        return kept.part(name, (members, scope), make)
+
+
+@dataclass(frozen=True, slots=True)
+class FoldedMembers:
+    """A map of single addresses to counters: members of groups, and others that stand between them.
+
+    Attributes:
+        action: what the rules do whose addresses are in it; None where all do the same.
+    """
+
+    name: str
+    size: int
+    judge: Judge
+    entries: tuple[Entry, ...]
+    action: Action | None
+
+    def filled(self, policy: Policy, kept: Kept) -> Set:
+        """Return the map with those who are members by now."""
+        judge = self.judge
+
+        def make(_: Kept) -> Set:
+            elements = {
+                _packed(judge.family, address): entry.counter
+                for address, entry in _settle(policy, judge, self.entries)[0].items()
+                if self.action in {None, entry.action}
+            }
+            key, origin = _ADDRESS_KEYS[judge.family], _origin(self.entries)
+            return Set(self.name, key, elements, Data.COUNTER, self.size, origin=origin)
+
+        # The name says all that is not said elsewhere.
+        meant = [_meant(policy, kept, judge, entry.peer) for entry in self.entries]
+        return kept.part(("folded", self.name), meant, make)
+
+
 @dataclass(slots=True)
 class PeerSets:
-    """Collects the sets and counters that lines refer to, each under a name that is its meaning."""
+    """Collects the sets and counters that lines refer to, each under a name that is its meaning.
+
+    Attributes:
+        sets: those that are what the rules say.
+        members: those that are to be filled with members of groups, by name.
+    """
 
     policy: Policy
     kept: Kept = field(default_factory=Kept)
     sets: dict[str, Set] = field(default_factory=dict)
+    members: dict[str, Membership] = field(default_factory=dict)
     counters: set[str] = field(default_factory=set)
 
     def lines(self, judge: Judge, entries: Sequence[Entry], origin: str) -> tuple[NftRule, ...]:
@@ -183,9 +258,7 @@ class PeerSets:
         groups = [entry.peer.group_id for entry in run if isinstance(entry.peer, GroupPeer)]
         if len(groups) == 1:
             return frozenset(groups)
-        sizes = {
-            group: len(self.policy.members(group, judge.vpc_id, judge.family)) for group in groups
-        }
+        sizes = {group: self._room(judge, group) for group in groups}
         by_size = sorted(groups, key=lambda group: (-sizes[group], group))
         return frozenset(group for group in by_size[:OWN_SETS] if sizes[group] >= OWN_SET_FROM)
 
@@ -197,71 +270,44 @@ class PeerSets:
                 f"{judge.address} {_literal(network)} {_counted(judge, entry)}"
                 for network, entry in zip(networks, entries, strict=True)
             ]
-        singles, pieces = self._settle(judge, entries)
+        _, pieces = _settle(self.policy, judge, entries)
         action = entries[0].action
         return [
-            *self._single_lines(judge, "u", entries, singles, action),
+            *self._single_lines(judge, "u", entries, action),
             *self._piece_lines(judge, entries, pieces, action),
         ]
 
     def _settled(self, judge: Judge, entries: Sequence[Entry]) -> list[str]:
         """Return lines for entries whose verdicts alternate: who decides which address is settled."""
-        singles, pieces = self._settle(judge, entries)
+        _, pieces = _settle(self.policy, judge, entries)
         texts: list[str] = []
         for action, letter in ((Action.DENY, "xd"), (Action.ALLOW, "xa")):
-            here = {address: entry for address, entry in singles.items() if entry.action is action}
-            texts += self._single_lines(judge, letter, entries, here, action)
+            texts += self._single_lines(judge, letter, entries, action)
         for action in (Action.DENY, Action.ALLOW):
             some = [piece for piece in pieces if piece.entry.action is action]
             texts += self._piece_lines(judge, entries, some, action)
         return texts
 
-    def _settle(
-        self, judge: Judge, entries: Sequence[Entry]
-    ) -> tuple[dict[int, Entry], list[_Piece]]:
-        """Find the first entry that matches, for every address.
-
-        Returns:
-            The entries that decide single addresses, by address, which are looked up first; and
-            disjoint pieces of the networks with theirs, in order of the addresses.
-        """
-        spans = [self.policy.ranges(entry.peer, judge.vpc_id, judge.family) for entry in entries]
-        singles: dict[int, Entry] = {}
-        pieces: list[_Piece] = []
-        covered: list[Interval] = []
-        for entry, span in zip(entries, spans, strict=True):
-            if _is_single(entry.peer):
-                for address, _ in span:
-                    if address not in singles:
-                        singles[address] = _decider(pieces, address) or entry
-                continue
-            fresh = [piece for one in merged(span) for piece in without(one, covered)]
-            covered = merged([*covered, *fresh])
-            pieces = sorted(
-                [*pieces, *(_Piece(first, last, entry) for first, last in fresh)],
-                key=lambda piece: piece.first,
-            )
-        return singles, pieces
-
     def _single_lines(
-        self,
-        judge: Judge,
-        letter: str,
-        entries: Sequence[Entry],
-        singles: Mapping[int, Entry],
-        action: Action,
+        self, judge: Judge, letter: str, entries: Sequence[Entry], action: Action
     ) -> list[str]:
         """Return the line that looks single addresses up; none where no entry could have any."""
-        if not any(_is_single(entry.peer) for entry in entries):
+        hosts = sum(_is_host(entry.peer) for entry in entries)
+        groups = [entry.peer.group_id for entry in entries if isinstance(entry.peer, GroupPeer)]
+        if not hosts and not groups:
             return []
         meaning = digest(
-            self._scope(judge), *(f"{e.action} {e.peer!r} {e.counter}" for e in entries)
+            _scope(self.policy, judge.vpc_id),
+            *(f"{e.action} {e.peer!r} {e.counter}" for e in entries),
         )
-        size = capacity(len(singles))
+        # As much room as all have by themselves: it does not change before one of theirs does.
+        size = capacity(hosts) + sum(self._room(judge, group) for group in groups)
         name = f"{letter}{judge.family.version}_{meaning}_{size}"
-        elements = {self._packed(judge, a): entry.counter for a, entry in singles.items()}
-        key = _ADDRESS_KEYS[judge.family]
-        self.sets[name] = Set(name, key, elements, Data.COUNTER, size, origin=_origin(entries))
+        one = FoldedMembers(name, size, judge, tuple(entries), None if letter == "u" else action)
+        if groups:
+            self.members[name] = one
+        else:
+            self.sets[name] = one.filled(self.policy, self.kept)
         return [f"counter name {judge.address} map @{name} {judge.verdict(action)}"]
 
     def _piece_lines(
@@ -277,33 +323,54 @@ class PeerSets:
         address = f"{judge.address} . meta l4proto"
         return [f"counter name {address} map @{name} {judge.verdict(action)}"]
 
-    def _scope(self, judge: Judge) -> str:
-        return _scope(self.policy, judge.vpc_id)
-
     def _group_set(self, judge: Judge, group_id: str) -> str:
-        """Make the set of a group's members; return its name."""
-        one = group_set(self.policy, self.kept, judge.vpc_id, judge.family, group_id)
-        self.sets[one.name] = one
-        return one.name
+        """Refer to the set of a group's members; return its name."""
+        one = GroupMembers(judge.vpc_id, judge.family, group_id)
+        name = one.filled(self.policy, self.kept).name
+        self.members[name] = one
+        return name
 
-    @staticmethod
-    def _packed(judge: Judge, address: int) -> bytes:
-        return address.to_bytes(judge.family.bits // 8, "big")
+    def _room(self, judge: Judge, group_id: str) -> int:
+        """Return for how many members there is room in the set of a group."""
+        one = GroupMembers(judge.vpc_id, judge.family, group_id)
+        return one.filled(self.policy, self.kept).size or 0
 
 
-def group_set(policy: Policy, kept: Kept, vpc_id: str, family: Family, group_id: str) -> Set:
-    """Return the set of a group's members as seen from a VPC; whatever names the group shares it."""
-    members, scope = policy.members(group_id, vpc_id, family), _scope(policy, vpc_id)
+def _settle(
+    policy: Policy, judge: Judge, entries: Sequence[Entry]
+) -> tuple[dict[int, Entry], list[_Piece]]:
+    """Find the first entry that matches, for every address.
 
-    def make(_: Kept) -> Set:
-        size = capacity(len(members))
-        name = f"g{family.version}_{slug(group_id)}_{digest(scope, group_id)}_{size}"
-        length = family.bits // 8
-        elements = {member.to_bytes(length, "big"): "" for member in members}
-        key, origin = _ADDRESS_KEYS[family], origins.group(group_id)
-        return Set(name, key, elements, size=size, origin=origin)
+    Returns:
+        The entries that decide single addresses, by address, which are looked up first; and
+        disjoint pieces of the networks with theirs, in order of the addresses.
+    """
+    spans = [policy.ranges(entry.peer, judge.vpc_id, judge.family) for entry in entries]
+    singles: dict[int, Entry] = {}
+    pieces: list[_Piece] = []
+    covered: list[Interval] = []
+    for entry, span in zip(entries, spans, strict=True):
+        if _is_single(entry.peer):
+            for address, _ in span:
+                if address not in singles:
+                    singles[address] = _decider(pieces, address) or entry
+            continue
+        fresh = [piece for one in merged(span) for piece in without(one, covered)]
+        covered = merged([*covered, *fresh])
+        pieces = sorted(
+            [*pieces, *(_Piece(first, last, entry) for first, last in fresh)],
+            key=lambda piece: piece.first,
+        )
+    return singles, pieces
 
-    return kept.part(("members", vpc_id, family, group_id), (members, scope), make)
+
+def _meant(policy: Policy, kept: Kept, judge: Judge, peer: Peer) -> object:
+    """Return what a peer means that means something elsewhere."""
+    if isinstance(peer, GroupPeer):
+        return GroupMembers(judge.vpc_id, judge.family, peer.group_id).filled(policy, kept)
+    if isinstance(peer, AddressGroupPeer):
+        return policy.address_groups.get(peer.address_group_id)
+    return None
 
 
 def _scope(policy: Policy, vpc_id: str) -> str:
@@ -311,6 +378,10 @@ def _scope(policy: Policy, vpc_id: str) -> str:
 
 
 _ADDRESS_KEYS = {Family.IPV4: Key.IPV4, Family.IPV6: Key.IPV6}
+
+
+def _packed(family: Family, address: int) -> bytes:
+    return address.to_bytes(family.bits // 8, "big")
 
 
 def _counted(judge: Judge, entry: Entry) -> str:

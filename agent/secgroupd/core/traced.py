@@ -34,6 +34,8 @@ MEANINGS = {
     names.TO_MANAGED: "packets that are about to reach ports",
     names.KNOWN_FROM: "connections that have been judged",
     names.KNOWN_TO: "connections that have been judged",
+    names.LIVE_FROM: "connections that have been judged",
+    names.LIVE_TO: "connections that have been judged",
     names.RELATED_FROM: "ICMP errors about connections",
     names.RELATED_TO: "ICMP errors about connections",
     names.MIDSTREAM: "TCP that belongs to no connection",

@@ -9,7 +9,7 @@ from tests.builders import address_group, group, peer, port, state
 from secgroupd.core.model import Action, AnyPeer, Direction, Family
 from secgroupd.core.peers import OWN_SET_FROM, Basis, Entry, Judge, PeerSets, simplified
 from secgroupd.core.policy import Policy
-from secgroupd.core.ruleset import Data
+from secgroupd.core.ruleset import Data, Set
 
 IN = Judge(Direction.INGRESS, Family.IPV4, "vpc")
 PORTS = [
@@ -35,9 +35,17 @@ def lines(*texts: str, made: PeerSets | None = None, judge: Judge = IN) -> list[
     return [line.text for line in (made or sets()).lines(judge, entries(*texts), "x")]
 
 
+def filled(made: PeerSets) -> dict[str, Set]:
+    """All sets, with those who are members."""
+    filled = {name: one.filled(made.policy, made.kept) for name, one in made.members.items()}
+    assert all(one.name == name for name, one in filled.items())
+    assert all(len(one.elements) <= (one.size or 0) for one in filled.values())
+    return made.sets | filled
+
+
 def hosts(made: PeerSets, letter: str) -> dict[str, str]:
     """The addresses of the one map of that letter, with the counters that they lead to."""
-    (one,) = (one for name, one in made.sets.items() if name.startswith(letter))
+    (one,) = (one for name, one in filled(made).items() if name.startswith(letter))
     assert one.data is Data.COUNTER
     return {str(ip_address(raw)): value for raw, value in one.elements.items()}
 
@@ -102,7 +110,7 @@ def test_a_lone_group_is_looked_up_in_the_set_that_all_share() -> None:
     made = sets()
     once, again = lines("+10.8.0.0/16", "+sg:b", made=made), lines("+sg:b", made=made)
     assert once[1:] == again
-    (one,) = made.sets.values()
+    (one,) = filled(made).values()
     assert one.name.startswith("g4_b_") and one.data is Data.NOTHING
     assert again[0] == f'ct reply ip daddr @{one.name} counter name "+sg:b" goto ok_in'
 
@@ -111,7 +119,7 @@ def test_small_groups_and_addresses_are_united_and_a_large_one_stays_apart() -> 
     made = sets()
     found = lines("+sg:b", "+sg:c", "+203.0.113.9", "+sg:a", made=made)
     assert len(found) == 3
-    assert {name[0]: len(one.elements) for name, one in made.sets.items()} == {
+    assert {name[0]: len(one.elements) for name, one in filled(made).items()} == {
         "g": OWN_SET_FROM,
         "u": 3,
     }
@@ -142,7 +150,7 @@ def test_a_group_seen_from_another_vpc_has_another_set_with_nobody_in_it() -> No
     made = sets()
     lines("+sg:b", made=made)
     lines("+sg:b", made=made, judge=Judge(Direction.INGRESS, Family.IPV4, "other"))
-    assert sorted(len(one.elements) for one in made.sets.values()) == [0, 1]
+    assert sorted(len(one.elements) for one in filled(made).values()) == [0, 1]
 
 
 def test_many_changes_of_verdict_are_settled_into_four_look_ups() -> None:
