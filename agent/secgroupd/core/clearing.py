@@ -124,19 +124,23 @@ class _Change:
         return _members(self.after, group_id)
 
     def _memberships(self) -> Iterator[tuple[str, Scenario]]:
-        old, new = self.before.identities, self.after.identities
-        for group_id in sorted(old.keys() | new.keys()):
-            was, is_now = old.get(group_id, {}), new.get(group_id, {})
-            added = {port for port, what in is_now.items() if was.get(port) != what}
-            removed = {port for port, what in was.items() if is_now.get(port) != what}
-            for port in added:
+        added: dict[str, set[str]] = {}
+        removed: dict[str, set[str]] = {}
+        for port_id in self._others():
+            old, new = (_memberships(one, port_id) for one in (self.before, self.after))
+            for group_id, _ in new - old:
+                added.setdefault(group_id, set()).add(port_id)
+            for group_id, _ in old - new:
+                removed.setdefault(group_id, set()).add(port_id)
+        for group_id in sorted(added.keys() | removed.keys()):
+            for port in added.get(group_id, ()):
                 yield port, Scenario.INSTANCE_ADDED
-            if added:
+            if group_id in added:
                 yield from self._referring(
                     group_id, Action.DENY, Scenario.PEER_INSTANCE_ADDED, (self.after,)
                 )
-            if removed:
-                for port in {*removed, *is_now}:
+            if group_id in removed:
+                for port in {*removed[group_id], *self._in_group(group_id)}:
                     yield port, Scenario.INSTANCE_REMOVED
                 yield from self._referring(
                     group_id,
@@ -144,6 +148,14 @@ class _Change:
                     Scenario.PEER_INSTANCE_REMOVED,
                     (self.before, self.after),
                 )
+
+    def _others(self) -> Iterable[str]:
+        """Return the ports that may be members of something else than before, or as somebody else."""
+        old, new = self.before.ports, self.after.ports
+        every = old.keys() | new.keys()
+        if self.before.written_default != self.after.written_default:
+            return every
+        return [port_id for port_id in every if old.get(port_id) is not new.get(port_id)]
 
     def _referring(
         self, group_id: str, action: Action, scenario: Scenario, policies: Iterable[Policy]
@@ -210,6 +222,15 @@ class _Change:
                     or any(g and _uses(g, None, lambda p: isinstance(p, GroupPeer)) for g in groups)
                 ):
                     yield port_id, Scenario.PEERING_CHANGED
+
+
+def _memberships(policy: Policy, port_id: str) -> set[tuple[str, object]]:
+    """Return the groups that a port is a member of, each with what makes it the member that it is."""
+    port = policy.ports.get(port_id)
+    if port is None:
+        return set()
+    what = port.vpc_id, frozenset(port.private_ips)
+    return {(group_id, what) for group_id in policy.groups_of(port)}
 
 
 def _members(policy: Policy, group_id: str) -> Iterable[str]:

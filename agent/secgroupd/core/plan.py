@@ -18,11 +18,11 @@ fresh process recognises what is there without any memory of its own.
 """
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
-from functools import partial
-from itertools import compress
+from functools import cached_property, partial
+from itertools import compress, filterfalse
 from operator import is_not
 
 from secgroupd.core.ruleset import TABLE, Chain, Data, Hook, Ruleset, Set, key_text, padded
@@ -199,7 +199,8 @@ def diff(
         # Declared without the flag, it wakes up, and before anything else is done.
         awake = diff(desired, replace(observed, dormant=False, orphaned=False))
         return Plan(awake.lines, (table, *awake.preparation))
-    if not all(map(SAYABLE, _undesired(desired, observed))):
+    found = _Difference(desired, observed, *_compared(desired, observed, known))
+    if not all(map(SAYABLE, found.undesired)):
         # What nft cannot name, it can only remove with all the rest.
         fresh = diff(desired, None, owned=owned)
         return Plan((*removal(desired.family).lines, *fresh.preparation, *fresh.lines))
@@ -207,7 +208,6 @@ def diff(
         # Before the rest: the transaction that changes a table's flags may make no hooked chain in it.
         adopted = diff(desired, replace(observed, orphaned=False))
         return Plan(adopted.lines, (table, *adopted.preparation))
-    found = _Difference(desired, observed, *_compared(desired, observed, known))
     sets = {name for name in found.sets if _reshaped(desired.sets[name], observed.sets[name])}
     chains = {
         name for name in found.chains if desired.chains[name].hook != observed.chains[name].hook
@@ -215,12 +215,9 @@ def diff(
     return found.repair(sets, chains) if sets or chains else found.plan()
 
 
-def _undesired(desired: Ruleset, observed: Observed) -> Iterator[str]:
-    """Yield the names of what is there and not desired."""
-    yield from observed.chains.keys() - desired.chains.keys()
-    yield from observed.sets.keys() - desired.sets.keys()
-    yield from observed.timeouts - desired.timeouts.keys()
-    yield from observed.counters - desired.counters
+def _missing(names: Iterable[str], there: Container[str]) -> list[str]:
+    """Return the names that are not there, sorted; they may be tens of thousands, and mostly are."""
+    return sorted(filterfalse(there.__contains__, names))
 
 
 def _compared(
@@ -279,7 +276,7 @@ def _about(
         yield Line(f"{command} {table} {one.name} {{ {body} }}", one.origin, one, some)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class _Difference:
     """What is to be done; ``chains`` and ``sets`` are there, and are to be compared."""
 
@@ -288,17 +285,48 @@ class _Difference:
     chains: Sequence[str]
     sets: Sequence[str]
 
+    @cached_property
+    def new_chains(self) -> list[str]:
+        return _missing(self.desired.chains, self.observed.chains)
+
+    @cached_property
+    def new_sets(self) -> list[str]:
+        return _missing(self.desired.sets, self.observed.sets)
+
+    @cached_property
+    def old_chains(self) -> list[str]:
+        return _missing(self.observed.chains, self.desired.chains)
+
+    @cached_property
+    def old_sets(self) -> list[str]:
+        return _missing(self.observed.sets, self.desired.sets)
+
+    @cached_property
+    def old_counters(self) -> list[str]:
+        return _missing(self.observed.counters, self.desired.counters)
+
+    @cached_property
+    def old_timeouts(self) -> list[str]:
+        return _missing(self.observed.timeouts, self.desired.timeouts)
+
+    @property
+    def undesired(self) -> Iterator[str]:
+        """The names of what is there and not desired."""
+        yield from self.old_chains
+        yield from self.old_sets
+        yield from self.old_timeouts
+        yield from self.old_counters
+
     @property
     def table(self) -> str:
         return f"{self.desired.family} {TABLE}"
 
     def plan(self) -> Plan:
-        new_sets = sorted(self.desired.sets.keys() - self.observed.sets.keys())
-        new_chains = self._unhooked(self.desired.chains.keys() - self.observed.chains.keys())
-        made = (*self._make(new_sets, new_chains),)
+        new_chains = self._unhooked(self.new_chains)
+        made = (*self._make(self.new_sets, new_chains),)
         changed = (*self._change(), *self._remove())
         prepared = any(not self.desired.chains[name].passable for name in new_chains)
-        prepared = prepared or any(self.desired.sets[n].key.value.interval for n in new_sets)
+        prepared = prepared or any(self.desired.sets[n].key.value.interval for n in self.new_sets)
         return Plan(changed, made) if prepared else Plan((*made, *changed))
 
     def repair(self, sets: AbstractSet[str], chains: AbstractSet[str]) -> Plan:
@@ -307,12 +335,10 @@ class _Difference:
         Maps that lead to a chain that is taken away go with it, or come only after it.
         """
         there = self.observed
-        undesired = there.sets.keys() - self.desired.sets.keys()
-        gone = undesired | sets | _leading(there.sets, chains)
-        missing = self.desired.sets.keys() - there.sets.keys()
-        early = sorted(missing - _leading(self.desired.sets, chains))
-        unhooked = self._unhooked(self.desired.chains.keys() - there.chains.keys())
-        late = {f"@{name}" for name in gone | (missing - set(early))} | chains
+        gone = {*self.old_sets} | sets | _leading(there.sets, chains)
+        early = sorted({*self.new_sets} - _leading(self.desired.sets, chains))
+        unhooked = self._unhooked(self.new_chains)
+        late = {f"@{name}" for name in gone | ({*self.new_sets} - set(early))} | chains
         ready = [name for name in unhooked if late.isdisjoint(_words(self.desired.chains[name]))]
         preparation = [*self._declare(early, unhooked)]
         for name in ready:
@@ -344,13 +370,13 @@ class _Difference:
         return Plan(tuple(lines), tuple(preparation))
 
     def _unhooked(self, chains: Iterable[str]) -> list[str]:
-        return sorted(name for name in chains if self.desired.chains[name].hook is None)
+        return [name for name in chains if self.desired.chains[name].hook is None]
 
     def _declare(self, sets: Iterable[str], chains: Iterable[str]) -> Iterator[Line]:
-        for name in sorted(self.desired.timeouts.keys() - self.observed.timeouts):
+        for name in _missing(self.desired.timeouts, self.observed.timeouts):
             body = self.desired.timeouts[name]
             yield Line(f"add ct timeout {self.table} {name} {{ {body} }}", "settings")
-        for name in sorted(self.desired.counters - self.observed.counters):
+        for name in _missing(self.desired.counters, self.observed.counters):
             yield Line(f"add counter {self.table} {name}", "rules")
         for name in sets:
             one = self.desired.sets[name]
@@ -369,8 +395,7 @@ class _Difference:
     def _change(self) -> Iterator[Line]:
         """Change what exists, and make the chains that hooks call."""
         changed: list[Chain] = []
-        new = self.desired.chains.keys() - self.observed.chains.keys()
-        hooked = (name for name in new if self.desired.chains[name].hook)
+        hooked = (name for name in self.new_chains if self.desired.chains[name].hook)
         for name in sorted({*hooked, *self.chains}):
             chain = self.desired.chains[name]
             there = self.observed.chains.get(name)
@@ -380,7 +405,7 @@ class _Difference:
             elif there is not None and there.digests != chain.digests:
                 yield Line(f"flush chain {self.table} {name}")
                 changed.append(chain)
-        for name in sorted(self.observed.chains.keys() - self.desired.chains.keys()):
+        for name in self.old_chains:
             yield Line(f"flush chain {self.table} {name}")
         for chain in changed:
             yield from self._fill(chain)
@@ -397,14 +422,14 @@ class _Difference:
             yield from self._add(self.desired.sets[name], self.observed.sets[name].elements)
 
     def _remove(self) -> Iterator[Line]:
-        for name in sorted(self.observed.sets.keys() - self.desired.sets.keys()):
+        for name in self.old_sets:
             kind = "set" if self.observed.sets[name].data is Data.NOTHING else "map"
             yield Line(f"delete {kind} {self.table} {name}")
-        for name in sorted(self.observed.chains.keys() - self.desired.chains.keys()):
+        for name in self.old_chains:
             yield Line(f"delete chain {self.table} {name}")
-        for name in sorted(self.observed.counters - self.desired.counters):
+        for name in self.old_counters:
             yield Line(f"delete counter {self.table} {name}")
-        for name in sorted(self.observed.timeouts - self.desired.timeouts.keys()):
+        for name in self.old_timeouts:
             yield Line(f"delete ct timeout {self.table} {name}")
 
     def _fill(self, chain: Chain) -> Iterator[Line]:

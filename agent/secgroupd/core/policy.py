@@ -260,16 +260,6 @@ class Policy:
         return {port_id: tuple(dict.fromkeys(exempt)) for port_id, exempt in found.items()}
 
     @cached_property
-    def identities(self) -> Mapping[str, Mapping[str, object]]:
-        """By group its member ports, each with what makes it the member that it is."""
-        found: dict[str, dict[str, object]] = {}
-        for port_id, port in self.ports.items():
-            what = port.vpc_id, frozenset(port.private_ips)
-            for group_id in self.groups_of(port):
-                found.setdefault(group_id, {})[port_id] = what
-        return found
-
-    @cached_property
     def _members(self) -> Mapping[tuple[str, str], tuple[Port, ...]]:
         members: dict[tuple[str, str], list[Port]] = {}
         for port in self.ports.values():

@@ -6,7 +6,7 @@ nothing is wrong in any file, the document is what its files say. Otherwise the 
 read at once, which finds every problem and the places that go with it.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -204,16 +204,17 @@ def _together(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _check(
-    files: Iterable[FileRead],
+    files: Collection[FileRead],
     declared: Mapping[str, Mapping[str, Place]],
     families: Mapping[str, Family],
 ) -> None:
     """Find out whether files fit together."""
+    asked = frozenset[tuple[str, str]]().union(*(one.asked for one in files))
+    if any(object_id not in declared[kind] for kind, object_id in asked):
+        raise Unfit
     claimed: set[Any] = set()
     bound: dict[str, frozenset[str | None]] = {}
     for one in files:
-        if any(object_id not in declared[kind] for kind, object_id in one.asked):
-            raise Unfit
         if any(families.get(name) is not family for name, family in one.families_asked.items()):
             raise Unfit
         if not claimed.isdisjoint(one.claims):
