@@ -22,6 +22,7 @@ Ports may be closed, never forgotten: each miss of a map ends in a drop.
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 from secgroupd.core import balancing, names, origins, sourcechains
@@ -152,11 +153,7 @@ class _Compiler:
             return self.draft.ruleset()
         judged = _judged(local)
         maps = self._dispatch(local)
-        profiles = {self.policy.profile_of(port) for port, _ in judged}
-        meanings = Meanings(self.policy, self.kept)
-        # Of what several have, the first one's is taken.
-        for profile in sorted(profiles, key=lambda p: (p.vpc_id, p.groups), reverse=True):
-            self._profile(profile, meanings)
+        self._profiles({self.policy.profile_of(port) for port, _ in judged})
         self.draft.fill(self.policy, self.kept)
         self._shared(judged)
         self._raw(judged)
@@ -435,20 +432,30 @@ class _Compiler:
 
     # -- profiles ---------------------------------------------------------------------------
 
-    def _profile(self, profile: Profile, meanings: Meanings) -> None:
+    def _profiles(self, profiles: Iterable[Profile]) -> None:
+        meanings = Meanings(self.policy, self.kept)
+        # Of what several have, the first one's is taken.
+        ordered = sorted(profiles, key=lambda p: (p.vpc_id, p.groups), reverse=True)
+        made_from = [(each, meanings.of_profile(each), self._trusting) for each in ordered]
+
+        def make(draft: Draft, within: Kept) -> None:
+            for inputs in made_from:
+                profile = inputs[0]
+                make_one = partial(self._profile, meanings, profile)
+                drafted(draft, within, profile, inputs, make_one)
+
+        self._part("profiles", made_from, make)
+
+    def _profile(self, meanings: Meanings, profile: Profile, draft: Draft, within: Kept) -> None:
         stem = names.profile_digest(profile)
         origin = origins.profile(profile.groups)
 
-        def make(draft: Draft, within: Kept) -> None:
-            classes = Classes(draft, self.policy, meanings, self.kept, within)
-            judging = {
-                direction: classes.judging(profile, direction, stem, origin)
-                for direction in Direction
-            }
-            for direction in Direction:
-                self._hook_chains(draft, _HookScope(stem, direction, origin), judging)
-
-        self._part(profile, (meanings.of_profile(profile), self._trusting), make)
+        classes = Classes(draft, self.policy, meanings, self.kept, within)
+        judging = {
+            direction: classes.judging(profile, direction, stem, origin) for direction in Direction
+        }
+        for direction in Direction:
+            self._hook_chains(draft, _HookScope(stem, direction, origin), judging)
 
     def _hook_chains(
         self,
