@@ -3,16 +3,17 @@
 import os
 import re
 import subprocess
+from itertools import permutations
 from pathlib import Path
 
 import pytest
 
 from laboratory.edits import CONVERSATIONS, PEERED, ROWS, Row, edited, label
-from laboratory.scenario import BY_ADDRESS
+from laboratory.scenario import BY_ADDRESS, CONNECTED, ONE_WAY
 from laboratory.tables import FAMILIES, HERE, hosts, instances, packages
 from secgroupd.core.clearing import documented
 from secgroupd.core.document import Source, parse
-from secgroupd.core.model import TCP, Action, Direction, Family, State
+from secgroupd.core.model import TCP, UDP, Action, Direction, Family, State
 from secgroupd.core.policy import Policy
 from secgroupd.core.reachability import Question, explain
 from secgroupd.core.verdict import Packet, decide
@@ -100,8 +101,9 @@ def test_the_policy_is_accepted_and_only_groups_that_wait_for_members_are_doubte
 @pytest.mark.parametrize("family", [0, 1], ids=FAMILIES)
 def test_rules_open_a_port_between_the_vpcs_which_only_a_peering_connects(family: int) -> None:
     apart, peered = Policy(state(POLICY)), Policy(state(edited(POLICY, *PEERED)))
-    clients = [name for name in instances() if "app" in name]
-    pairs = [(a, b) for a in clients for b in instances() if a[0] != b[0]]
+    names = [name for name in instances() if name[0] in CONNECTED]
+    clients = [name for name in names if "app" in name]
+    pairs = [(a, b) for a in clients for b in names if a[0] != b[0]]
     assert len({(a[0], instances()[a].host == instances()[b].host) for a, b in pairs}) == 4
     for client, server in pairs:
         for policy in (apart, peered):
@@ -119,6 +121,40 @@ def test_rules_open_a_port_between_the_vpcs_which_only_a_peering_connects(family
         assert explain(apart, question).verdict is Action.DENY
 
 
+@pytest.mark.parametrize("family", list(Family), ids=FAMILIES)
+def test_a_peering_lets_in_some_of_the_streams_that_nobody_answers(family: Family) -> None:
+    _, number, _ = ONE_WAY
+    found = {}
+    for text in (POLICY, edited(POLICY, *PEERED)):
+        policy = Policy(state(text))
+        found[text] = {
+            explain(policy, Question(source=a, destination=b, protocol=UDP, dport=number, family=family)).verdict
+            for a in instances() for b in instances()
+            if {a[0], b[0]} == set(CONNECTED)
+        }  # fmt: skip
+    assert list(found.values()) == [{Action.DENY}, {Action.ALLOW, Action.DENY}]
+
+
+@pytest.mark.parametrize("family", list(Family), ids=FAMILIES)
+def test_the_same_addresses_are_judged_otherwise_in_the_other_vpc(family: Family) -> None:
+    policy = Policy(state(POLICY))
+    at = {
+        (name[0], instance.at(FAMILIES[list(Family).index(family)])): name
+        for name, instance in instances().items()
+    }
+    shared = {address for vpc, address in at if vpc == "r"}
+    assert shared == {address for vpc, address in at if vpc == "b"}
+    found: dict[str, list[Action]] = {"b": [], "r": []}
+    for vpc, verdicts in found.items():
+        for a, b in permutations(sorted(shared), 2):
+            question = Question(
+                source=at[vpc, a], destination=at[vpc, b], protocol=TCP, dport=80, family=family
+            )
+            verdicts.append(explain(policy, question).verdict)
+    otherwise = sum(one is not other for one, other in zip(*found.values(), strict=True))
+    assert otherwise == 8, "each way between a web and an app server"
+
+
 @pytest.mark.parametrize("family", [0, 1], ids=FAMILIES)
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: re.sub(r"\W+", "-", row.change))
 def test_each_row_cuts_what_the_table_clears_and_the_rules_then_deny(row: Row, family: int) -> None:
@@ -126,7 +162,7 @@ def test_each_row_cuts_what_the_table_clears_and_the_rules_then_deny(row: Row, f
     assert after.revision != state(POLICY).revision
     policy = Policy(after)
     cleared = documented(Policy(state(POLICY)), policy)
-    for vpc in "bg":
+    for vpc in CONNECTED:
         cut = set()
         for client, server, number in CONVERSATIONS:
             port = policy.ports[f"p-{vpc}-{server}"]

@@ -29,22 +29,22 @@ CONTROL = ("127.0.0.1", 9100)
 TABLES = Path("/etc/lab")
 TCP_PORTS = (80, 8080, 9090)
 ECHO_PORT, COUNTED_PORT = 53, 9999
+DATAGRAM_SOURCE = 20000
+"""From where datagrams are sent: what has the same addresses in two VPCs has then the same ports, too."""
 TICK = b"tick" * 8
 # What an emulated processor carries beside everything else, in two dozen conversations.
 TICK_SECONDS, PING_SECONDS, STREAM_SECONDS = 0.5, 0.2, 0.1
 OUTSIDE = "world"
 """What the host itself is called as an end, where it is no hypervisor."""
 
-BRIDGE, TUNNEL, TUNNEL_ID = "br-blue", "vxblue", 10
 ROUTED_GATEWAYS = "10.20.0.1", "2001:db8:20::1"
 """What a host is called by its routed instances."""
-BRIDGED_GATEWAYS = "10.10.0.{}", "2001:db8:10::{}"
-"""What it is called on the bridge, by a number that no other host has: the bridge spans them all."""
 MTU = 1400
 
 # <linux/tcp.h>: how a connection is taken out of one kernel and put into another.
 REPAIR, REPAIR_QUEUE, QUEUE_SEQ, REPAIR_OPTIONS, REPAIR_TIME, REPAIR_WINDOW = 19, 20, 21, 22, 24, 29
 NO_QUEUE, RECEIVED, SENT = 0, 1, 2
+ESTABLISHED = 1
 OPTION_MSS, OPTION_SCALE, OPTION_SACK, OPTION_TIME = 2, 3, 4, 8
 TIOCOUTQ, FIONREAD = 0x5411, 0x541B
 TUNSETIFF, IFF_TAP, IFF_NO_PI = 0x400454CA, 0x0002, 0x1000
@@ -55,6 +55,28 @@ ECHO_REQUESTS = {socket.AF_INET: 8, socket.AF_INET6: 128}
 ECHO_REPLIES = {socket.AF_INET: 0, socket.AF_INET6: 129}
 
 _libc = ctypes.CDLL(None, use_errno=True)
+
+
+@dataclass(frozen=True)
+class Bridge:
+    """A bridge that spans the hypervisors, over a tunnel.
+
+    Attributes:
+        gateways: What a host is called on it, by a number that no other host has; none where no host is on it.
+    """
+
+    name: str
+    tunnel: str
+    tunnel_id: int
+    gateways: tuple[str, ...] = ()
+
+
+BRIDGES = {
+    "bridged": Bridge("br-blue", "vxblue", 10, ("10.10.0.{}", "2001:db8:10::{}")),
+    # Here are the same addresses again, so that no host could tell where to route them.
+    "switched": Bridge("br-red", "vxred", 20),
+}
+"""By what the table of instances calls those who are on one."""
 
 
 def ip(*lines: str, namespace: str = "") -> None:
@@ -115,6 +137,15 @@ class End:
 
 
 @dataclass
+class Counted:
+    """What has arrived of numbered packets: how many, and the first and the last one's number."""
+
+    number: int = 0
+    first: int = 0
+    last: int = 0
+
+
+@dataclass
 class Pinger:
     """A running ping."""
 
@@ -136,6 +167,14 @@ def family_of(address: str) -> socket.AddressFamily:
     return socket.AF_INET6 if ":" in address else socket.AF_INET
 
 
+def datagrams(to: str) -> socket.socket:
+    """Return a socket for datagrams to an address."""
+    own = socket.socket(family_of(to), socket.SOCK_DGRAM)
+    own.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    own.bind(("", DATAGRAM_SOURCE))
+    return own
+
+
 def pinging(to: str) -> socket.socket:
     """Return a socket that sends echo requests to an address and gets what comes back."""
     family = family_of(to)
@@ -143,10 +182,10 @@ def pinging(to: str) -> socket.socket:
     return socket.socket(family, socket.SOCK_RAW, protocol)
 
 
-def echo_request(own: socket.socket, sequence: int) -> bytes:
+def echo_request(own: socket.socket, sequence: int, content: bytes = TICK) -> bytes:
     """Return an echo request; that of IPv6 gets its checksum from the kernel."""
     kind = ECHO_REQUESTS[own.family]
-    rest = struct.pack("!HH", own.fileno(), sequence) + TICK
+    rest = struct.pack("!HH", own.fileno(), sequence) + content + b"\0" * (len(content) % 2)
     head = struct.pack("!BBH", kind, 0, 0)
     return struct.pack("!BBH", kind, 0, checksum(head + rest)) + rest
 
@@ -154,15 +193,21 @@ def echo_request(own: socket.socket, sequence: int) -> bytes:
 async def heard_echo(own: socket.socket, to: str) -> None:
     """Wait for an answer from an address to a request of this socket."""
     while True:
-        packet, peer = await asyncio.get_running_loop().sock_recvfrom(own, 2048)
-        # Only in IPv4 the packet's own header comes with it.
-        content = packet[(packet[0] & 15) * 4 :] if own.family == socket.AF_INET else packet
+        content, peer = await heard_icmp(own)
         if (
             content[0] == ECHO_REPLIES[own.family]
-            and peer[0] == to
+            and peer == to
             and struct.unpack("!H", content[4:6])[0] == own.fileno()
         ):
             return
+
+
+async def heard_icmp(own: socket.socket) -> tuple[bytes, str]:
+    """Wait for an ICMP packet; return it, and whose it is."""
+    packet, peer = await asyncio.get_running_loop().sock_recvfrom(own, 2048)
+    # Only in IPv4 the packet's own header comes with it.
+    header = (packet[0] & 15) * 4 if own.family == socket.AF_INET else 0
+    return packet[header:], peer[0]
 
 
 class Lab:
@@ -179,9 +224,13 @@ class Lab:
         self.table = {words[0]: Instance(*words) for words in _rows("instances")}
         self.places = {each.name: each.host for each in self.table.values()}
         number = 100 + int(self.addresses[name][0].rpartition(".")[2])
-        self.on_bridge = tuple(each.format(number) for each in BRIDGED_GATEWAYS)
+        self.gateways = {
+            wiring: tuple(each.format(number) for each in bridge.gateways)
+            for wiring, bridge in BRIDGES.items()
+        }
         self.ends: list[End] = []
-        self.counted: Counter[str] = Counter()
+        self.sent: Counter[str] = Counter()
+        self.counted: dict[str, Counted] = {}
         self.pings: dict[str, Pinger] = {}
         self.busy: set[asyncio.Task[None]] = set()
         self.dropping: set[asyncio.Task[None]] = set()
@@ -192,7 +241,7 @@ class Lab:
     # What this host needs of a network.
 
     def prepare(self) -> None:
-        """Remove what an earlier run left; make the bridge, and the tunnel to the other hosts'."""
+        """Remove what an earlier run left; make the bridges, and their tunnels to the other hosts'."""
         for left in os.listdir("/run/netns") if os.path.isdir("/run/netns") else ():  # noqa: PTH112, PTH208
             subprocess.run(["ip", "netns", "del", left], check=True)
         for one in self.table.values():
@@ -202,27 +251,36 @@ class Lab:
         here, here6 = self.addresses[self.name]
         ip(f"addr replace {here6}/64 dev {_interface_of(here)} nodad")
         if self.name in self.hypervisors:
-            for link in (TUNNEL, BRIDGE):
-                _remove(link)
-            ip(
-                f"link add {BRIDGE} mtu {MTU} type bridge",
-                f"link add {TUNNEL} mtu {MTU} type vxlan id {TUNNEL_ID} local {here} dstport 4789",
-                f"link set {TUNNEL} master {BRIDGE} up",
-                f"link set {BRIDGE} up",
-                f"addr add {self.on_bridge[0]}/24 dev {BRIDGE}",
-                f"addr add {self.on_bridge[1]}/64 dev {BRIDGE} nodad",
-            )
-            for other in self.hypervisors:
-                if other != self.name:
-                    to = f"{TUNNEL} dst {self.addresses[other][0]}"
-                    command = f"bridge fdb append 00:00:00:00:00:00 dev {to}"
-                    subprocess.run(command.split(), check=True)
+            for wiring in BRIDGES:
+                self.span(wiring)
         for name, host in self.places.items():
             if host == self.name:
                 self.make(self.table[name])
                 self.plug(self.table[name])
             else:
                 self.know(self.table[name])
+
+    def span(self, wiring: str) -> None:
+        """Make this host's part of a bridge."""
+        bridge, tunnel = BRIDGES[wiring].name, BRIDGES[wiring].tunnel
+        here = self.addresses[self.name][0]
+        for link in (tunnel, bridge):
+            _remove(link)
+        ip(
+            f"link add {bridge} mtu {MTU} type bridge",
+            f"link add {tunnel} mtu {MTU} type vxlan id {BRIDGES[wiring].tunnel_id} local {here} dstport 4789",
+            f"link set {tunnel} master {bridge} up",
+            f"link set {bridge} up",
+            *(
+                f"addr add {gateway}/{'64 nodad' if ':' in gateway else '24'} dev {bridge}"
+                for gateway in self.gateways[wiring]
+            ),
+        )
+        for other in self.hypervisors:
+            if other != self.name:
+                to = f"{tunnel} dst {self.addresses[other][0]}"
+                command = f"bridge fdb append 00:00:00:00:00:00 dev {to}"
+                subprocess.run(command.split(), check=True)
 
     def know(self, one: Instance) -> None:
         """Know the way to an instance of another host."""
@@ -253,7 +311,7 @@ class Lab:
             f"addr add {one.address6}/{128 if routed else 64} dev eth0 nodad",
             *(
                 line
-                for gateway in (ROUTED_GATEWAYS if routed else self.on_bridge)
+                for gateway in (ROUTED_GATEWAYS if routed else self.gateways[one.wiring])
                 for line in (f"route add {gateway} dev eth0", f"route add default via {gateway}")
             ),
             namespace=one.name,
@@ -271,7 +329,8 @@ class Lab:
                 f"route replace {one.address6}/128 dev {one.interface}",
             )
         else:
-            ip(f"link set {one.interface} mtu {MTU} master {BRIDGE} up")
+            bridge = BRIDGES[one.wiring].name
+            ip(f"link set {one.interface} mtu {MTU} master {bridge} up")
 
     def _carry(self, source: int, sink: int) -> None:
         """Be the cable between two taps: what one sends comes out of the other."""
@@ -302,32 +361,57 @@ class Lab:
                 listener.listen(100)
             echoing = _bound(socket.SOCK_DGRAM, ECHO_PORT)
             counting = _bound(socket.SOCK_DGRAM, COUNTED_PORT)
-        self.sockets[name] = [*listeners, *echoing, *counting]
+            pinged = [
+                pinging(address)
+                for address in (self.table[name].address, self.table[name].address6)
+            ]
+        for own in pinged:
+            own.settimeout(0)
+        self.sockets[name] = [*listeners, *echoing, *counting, *pinged]
         self.servers[name] = [
             *(asyncio.create_task(self._listen(name, listener)) for listener in listeners),
-            *(asyncio.create_task(self._echo(own)) for own in echoing),
+            *(asyncio.create_task(self._answer(name, own)) for own in echoing),
             *(asyncio.create_task(self._count(name, own)) for own in counting),
+            *(asyncio.create_task(self._count_pings(name, own)) for own in pinged),
         ]
 
     async def _listen(self, name: str, listener: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
         while True:
-            connection, peer = await asyncio.get_running_loop().sock_accept(listener)
+            connection, peer = await loop.sock_accept(listener)
             here = connection.getsockname()
+            # Whose address it is, another instance may have, too.
+            with contextlib.suppress(OSError):
+                await loop.sock_sendall(connection, name.encode())
             self.talk(End(name, "server", connection, _key(peer, here)))
 
-    async def _echo(self, own: socket.socket) -> None:
+    async def _answer(self, name: str, own: socket.socket) -> None:
         loop = asyncio.get_running_loop()
         while True:
             with contextlib.suppress(OSError):
-                content, peer = await loop.sock_recvfrom(own, 2048)
-                await loop.sock_sendto(own, content, peer)
+                _, peer = await loop.sock_recvfrom(own, 2048)
+                await loop.sock_sendto(own, name.encode(), peer)
 
     async def _count(self, name: str, own: socket.socket) -> None:
         loop = asyncio.get_running_loop()
         while True:
             with contextlib.suppress(OSError):
-                _, peer = await loop.sock_recvfrom(own, 2048)
-                self.counted[f"{peer[0]}>{name}"] += 1
+                self._arrived(name, (await loop.sock_recvfrom(own, 2048))[0])
+
+    async def _count_pings(self, name: str, own: socket.socket) -> None:
+        while True:
+            with contextlib.suppress(OSError):
+                content, _ = await heard_icmp(own)
+                if content[0] == ECHO_REQUESTS[own.family]:
+                    self._arrived(name, content[8:])
+
+    def _arrived(self, name: str, content: bytes) -> None:
+        """Count what has come to an instance, by its label, if it has a label and a number."""
+        label, _, number = content.decode(errors="replace").rstrip("\0").rpartition(" ")
+        if not number.isdecimal():
+            return
+        counted = self.counted.setdefault(f"{label} at {name}", Counted(first=int(number)))
+        counted.number, counted.last = counted.number + 1, int(number)
 
     def talk(self, end: End) -> None:
         """Begin to send and to count on a connection."""
@@ -379,33 +463,40 @@ class Lab:
         return {"here": sorted(self.servers)}
 
     async def do_probe(self, probes: list[list[Any]], seconds: float) -> list[bool]:
-        """Try [from, to, protocol, port] all at once; tell for each whether an answer came."""
+        """Try [from, to, whose address that is, protocol, port, label] all at once.
+
+        Tell for each whether that one has answered. Of a ping nobody can tell whose answer it is: who gets
+        it counts it, by the label.
+        """
         return list(await asyncio.gather(*(self._probe(seconds, *probe) for probe in probes)))
 
-    async def _probe(self, seconds: float, name: str, to: str, protocol: str, port: int) -> bool:
+    async def _probe(
+        self, seconds: float, name: str, to: str, asked: str, protocol: str, port: int, label: str
+    ) -> bool:
         loop = asyncio.get_running_loop()
-        kinds = {"tcp": socket.SOCK_STREAM, "udp": socket.SOCK_DGRAM}
         with inside(name):
-            own = (
-                pinging(to) if protocol == "icmp" else socket.socket(family_of(to), kinds[protocol])
-            )
+            if protocol == "tcp":
+                own = socket.socket(family_of(to))
+            else:
+                own = pinging(to) if protocol == "icmp" else datagrams(to)
         own.settimeout(0)
         with own:
             try:
                 async with asyncio.timeout(seconds):
                     if protocol == "icmp":
-                        await loop.sock_sendto(own, echo_request(own, 1), (to, 0))
+                        request = echo_request(own, 1, f"{label} 1".encode())
+                        await loop.sock_sendto(own, request, (to, 0))
                         await heard_echo(own, to)
                         return True
                     await loop.sock_connect(own, (to, port))
                     if protocol == "udp":
                         await loop.sock_sendall(own, TICK)
-                        await loop.sock_recv(own, 2048)
+                    # An instance's name comes before everything else, and in one piece.
+                    return (await loop.sock_recv(own, len(asked))).decode() == asked
             except ConnectionRefusedError:
                 return protocol == "tcp"
             except (TimeoutError, OSError):
                 return False
-        return True
 
     async def do_open(self, instance: str, to: str, port: int, seconds: float) -> str | None:
         """Begin a conversation; return its key, or None if there is no connection."""
@@ -423,12 +514,15 @@ class Lab:
         return end.key
 
     async def do_counts(self) -> dict[str, Any]:
-        """Say how many bytes each end has received, and what pings and counted datagrams came."""
+        """Say how many bytes each end has received, and what was sent and came of pings and streams."""
         now = time.monotonic()
         return {
             "client": {end.key: end.received for end in self.ends if end.side == "client"},
             "server": {end.key: end.received for end in self.ends if end.side == "server"},
-            "counted": dict(self.counted),
+            "sent": dict(self.sent),
+            "counted": {
+                key: [each.number, each.first, each.last] for key, each in self.counted.items()
+            },
             "pings": {
                 key: [ping.sent, ping.received, max(ping.longest_silence, now - ping.heard)]
                 for key, ping in self.pings.items()
@@ -440,7 +534,8 @@ class Lab:
         await self._drop(*self.ends)
         await self._ended(self.busy)
         self.busy.clear()
-        self.pings.clear()
+        for done in (self.pings, self.sent, self.counted):
+            done.clear()
 
     async def do_ping(self, instance: str, to: str) -> None:
         """Ping five times a second from now on."""
@@ -466,19 +561,35 @@ class Lab:
             ping.longest_silence = max(ping.longest_silence, now - ping.heard)
             ping.received, ping.heard = ping.received + 1, now
 
-    async def do_stream(self, instance: str, to: str) -> None:
-        """Send a datagram to the counted port ten times a second from now on."""
-        with inside(instance):
-            own = socket.socket(family_of(to), socket.SOCK_DGRAM)
-        own.settimeout(0)
+    async def do_stream(
+        self,
+        streams: list[list[str]],
+        times: int | None = None,
+        seconds: float = STREAM_SECONDS,
+    ) -> None:
+        """Send to the counted port from now on, for each [from, to, label] again and again.
 
-        async def stream() -> None:
-            while True:
+        Args:
+            streams: who sends where; the label, and a number, are what is sent.
+            times: how many datagrams; None: until all is closed.
+            seconds: from one to the next.
+        """
+        for instance, to, label in streams:
+            with inside(instance):
+                own = datagrams(to)
+            own.settimeout(0)
+            self._begin(self._stream(own, to, label, times, seconds))
+
+    async def _stream(
+        self, own: socket.socket, to: str, label: str, times: int | None, seconds: float
+    ) -> None:
+        with own:
+            while self.sent[label] != times:
+                self.sent[label] += 1
+                content = f"{label} {self.sent[label]}".encode()
                 with contextlib.suppress(OSError):
-                    await asyncio.get_running_loop().sock_sendto(own, TICK, (to, COUNTED_PORT))
-                await asyncio.sleep(STREAM_SECONDS)
-
-        self._begin(stream())
+                    await asyncio.get_running_loop().sock_sendto(own, content, (to, COUNTED_PORT))
+                await asyncio.sleep(seconds)
 
     def _begin(self, work: Coroutine[Any, Any, None]) -> None:
         self.busy.add(asyncio.create_task(work))
@@ -489,7 +600,8 @@ class Lab:
         ends = [end for end in self.ends if end.instance == instance and not end.over]
         await self._ended(task for end in ends for task in end.tasks)
         ip(f"link set {one.interface} down")
-        taken = [_taken(end) for end in ends]
+        # A peer may have closed one without its being heard yet.
+        taken = [_taken(end) for end in ends if _established(end.connection)]
         await self._drop(*ends)
         await self._ended(self.servers.pop(instance))
         for own in self.sockets.pop(instance):
@@ -597,6 +709,11 @@ def _queued(own: socket.socket, queue: int, request: int) -> dict[str, Any]:
         "number": (number - len(content)) & 0xFFFFFFFF,
         "content": base64.b64encode(content).decode(),
     }
+
+
+def _established(own: socket.socket) -> bool:
+    """Return whether a connection is open in both directions."""
+    return own.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == ESTABLISHED
 
 
 def _taken(end: End) -> dict[str, Any]:

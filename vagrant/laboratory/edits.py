@@ -36,14 +36,14 @@ def added(group: str, rule: str, rest: str) -> list[Edit]:
 
 
 def groups(ports: str, old: str, new: str) -> list[Edit]:
-    """Give a port of each VPC other groups."""
+    """Give a port of vpc-blue, and the same one of vpc-green, other groups."""
     return [(f"id: p-{vpc}-{ports},", f"[{old}]", f"[{new}]") for vpc in "bg"]
 
 
 PEERED: list[Edit] = [
     ("peerings:", "[]", "[{id: blue-green, vpc_ids: [vpc-blue, vpc-green]}]"),
 ]
-"""Connect the two VPCs."""
+"""Connect the VPCs that the hosts route between."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Row:
 CONVERSATIONS = [("app-1", "web-2", port) for port in (80, 8080, 9090)] + [
     ("app-2", "web-1", port) for port in (80, 8080, 9090)
 ]
-"""Which run, in both VPCs and both families, each from one host to the other, while the policy changes."""
+"""Which run, in vpc-blue and vpc-green and both families, each from one host to the other, while the policy changes."""
 
 
 def label(client: str, server: str, port: int) -> str:
