@@ -39,7 +39,8 @@ class Packet:
     ``sport`` and ``dport`` are the first four bytes behind the IP header, whatever they mean there.
     ``mac`` is the sender's, ``fwmark`` the packet's own mark, ``mark`` the connection's.
     ``original`` is source and destination of the connection's first packet; None takes this
-    packet's own. ``flags`` counts for TCP, ``target`` for neighbour discovery (None: the sender).
+    packet's own. ``confirmed`` tells whether one of the connection's packets has passed all of the host, where
+    the state does not. ``flags`` counts for TCP, ``target`` for neighbour discovery (None: the sender).
     """
 
     source: Address
@@ -58,6 +59,7 @@ class Packet:
     mac: bytes = bytes(6)
     state: State = State.NEW
     reply: bool = False
+    confirmed: bool = False
     mark: int = 0
     original: tuple[Address, Address] | None = None
     target: Address | None = None
@@ -104,6 +106,11 @@ def _state(match: re.Match[str]) -> Condition:
 def _direction(match: re.Match[str]) -> Condition:
     wanted = match[1] == "reply"
     return lambda walk: walk.packet.tracked and walk.packet.reply is wanted
+
+
+def _confirmed(_: re.Match[str]) -> Condition:
+    later = {State.ESTABLISHED, State.RELATED}
+    return lambda walk: walk.packet.confirmed or walk.packet.state in later
 
 
 COMPARISONS: Mapping[str, Callable[[int, int], bool]] = {
@@ -226,6 +233,7 @@ CONDITIONS: Sequence[tuple[re.Pattern[str], Made]] = [
     for pattern, made in (
         (r"ct state (!= )?([a-z,]+)", _state),
         (r"ct direction (original|reply)", _direction),
+        (r"ct status confirmed", _confirmed),
         (r"ct mark and (0x[0-9a-f]+) (==|!=) (0x[0-9a-f]+)", _mark),
         (r"ct mark and (0x[0-9a-f]+) (0x[0-9a-f]+)-(0x[0-9a-f]+)", _mark_between),
         (r"meta protocol (ip6?)", _family),

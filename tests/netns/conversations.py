@@ -147,12 +147,22 @@ class Conversations:
         dport: int = 0,
     ) -> Conversation:
         """Open an exchange and see its first packets through, in both directions."""
-        number = ICMPV6 if protocol == ICMP and ":" in server[1] else protocol
-        maker = {TCP: self._tcp, UDP: self._udp}.get(number)
-        made = maker(client, server, dport) if maker else self._raw(number, client, server, dport)
+        made = self.begin(protocol, client, server, dport)
         for speaker in ("client", "server", "client", "server"):
             assert exchange([made], speaker) == {made.name}, f"{made.name} does not even begin"
         return made
+
+    def begin(
+        self,
+        protocol: int,
+        client: tuple[Namespace, str],
+        server: tuple[Namespace, str],
+        dport: int = 0,
+    ) -> Conversation:
+        """Make ready for an exchange; but for TCP, nobody has said anything yet."""
+        number = ICMPV6 if protocol == ICMP and ":" in server[1] else protocol
+        maker = {TCP: self._tcp, UDP: self._udp}.get(number)
+        return maker(client, server, dport) if maker else self._raw(number, client, server, dport)
 
     def _tcp(
         self, client: tuple[Namespace, str], server: tuple[Namespace, str], dport: int

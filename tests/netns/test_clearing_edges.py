@@ -224,6 +224,25 @@ def test_a_change_that_clears_nobody_leaves_the_old_verdict() -> None:
         assert_alive(own)
 
 
+@pytest.mark.parametrize("protocol", [UDP, ICMP])
+def test_what_nobody_answers_keeps_the_old_verdict_too(protocol: int) -> None:
+    """Logs, counters, media: to connection tracking, each of their packets is new."""
+    let_in = rule("ingress", None, None, "0.0.0.0/0", rule_id="in")
+    no_longer_out = replace(ALLOWING, security_groups=(group("g", let_in),))
+    with running() as (lab, talk, reconciler):
+        client, server = lab.ports["tap1"].namespace, lab.outside_address(CLIENT)
+        one_way = talk.begin(protocol, (client, SERVER), (server, CLIENT), 6000)
+        assert exchange([one_way], "client") == {one_way.name}
+        outcome = reconciler.apply(no_longer_out, bindings(lab, no_longer_out))
+        assert outcome.plan and not outcome.cleared
+        assert exchange([one_way], "client") == {one_way.name}
+        later = talk.begin(protocol, (client, SERVER), (server, CLIENT), 6001)
+        assert exchange([later], "client", expected=0) == set()
+        reconciler.mode = Clearing.STRICT
+        reconciler.apply(no_longer_out, bindings(lab, no_longer_out))
+        assert exchange([one_way], "client", expected=0) == set()
+
+
 def test_what_was_not_cleared_is_new_after_its_silence() -> None:
     """It goes on while it speaks; after its timeout the rules of now are asked."""
     let_in = rule("ingress", None, None, "0.0.0.0/0", rule_id="in")

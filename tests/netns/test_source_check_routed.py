@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 
 import pytest
 from tests.awaiting import PATIENCE, await_until
@@ -21,6 +21,7 @@ from tests.spoofs import (
     NEIGHBOUR_MAC,
     NOBODY,
     OTHER4,
+    OTHER6,
     OTHER_LOCAL,
     OTHER_VRRP_MAC,
     OWN4,
@@ -33,7 +34,7 @@ from tests.spoofs import (
     Pair,
 )
 
-from secgroupd.core.model import ICMPV6, Port, State
+from secgroupd.core.model import ICMPV6, Address, Port, State
 from secgroupd.proving import frames
 from secgroupd.proving.frames import mac_bytes
 from secgroupd.proving.namespaces import Lab, Wiring
@@ -368,3 +369,61 @@ def test_what_the_host_broadcasts_into_a_port_is_no_spoof_of_the_ports() -> None
             while mark not in ear.recv(2048):
                 continue
         assert spoofs(lab) == before
+
+
+@pytest.mark.parametrize("spoofer", [PORT, WIDE], ids=["addresses", "networks"])
+@pytest.mark.parametrize(("source", "far"), [(OTHER4, "203.0.113.9"), (OTHER6, "2001:db8:f::9")])
+def test_no_fragment_of_somebody_elses_is_put_among_a_ports_own(
+    source: Address, far: str, spoofer: Port
+) -> None:
+    """What its neighbour began, the instance ends: before the kernel puts them together, it is dropped."""
+    made = document(spoofer)
+    with lab_of(made) as lab, ExitStack() as opened:
+        outside = lab.outside_address(far)
+        family, kind = {
+            4: (socket.AF_INET, frames.IPV4),
+            6: (socket.AF_INET6, frames.IPV6),
+        }[source.version]
+        ear = opened.enter_context(outside.socket(family, socket.SOCK_DGRAM))
+        ear.bind((far, 4000))
+        ear.settimeout(PATIENCE)
+
+        def begin_and_end(ending: str) -> bytes:
+            mark = frames.nonce()
+            packet = frames.udp(source, ip_address(far), 4000, 4000, bytes(1800) + mark)
+            beginning, end = frames.fragments(packet, 1240)
+            for name, piece in ((ending, end), ("tap-b", beginning)):
+                at = lab.ports[name]
+                frame = frames.ethernet(at.mac, at.host_mac, kind, piece)
+                frames.send(at.namespace, [frame])
+            return mark
+
+        mixed = begin_and_end("tap-a")
+        assert mixed in ear.recv(4096), "without rules the kernel puts them together"
+        enforce(lab, made)
+        begin_and_end("tap-a")
+        own = begin_and_end("tap-b")
+        assert own in ear.recv(4096)
+        assert spoofs(lab) == {"tap-a": 1, "tap-b": 0}
+
+
+def test_what_a_zoned_port_sends_in_fragments_is_put_together_in_its_zone() -> None:
+    made = document(PORT)
+    made = replace(made, vpcs=tuple(replace(vpc, uplinks=("uplink0",)) for vpc in made.vpcs))
+    with (
+        lab_of(made) as lab,
+        lab.outside_address("203.0.113.9").socket(socket.AF_INET, socket.SOCK_DGRAM) as ear,
+    ):
+        ear.bind(("203.0.113.9", 4000))
+        ear.settimeout(PATIENCE)
+        enforce(lab, made)
+        mark = frames.nonce()
+        packet = frames.udp(OWN4, ip_address("203.0.113.9"), 4000, 4000, bytes(1800) + mark)
+        for piece in frames.fragments(packet, 1240):
+            frame = frames.ethernet(MAC, HOST_MAC, frames.IPV4, piece)
+            frames.send(lab.ports["tap-a"].namespace, [frame])
+        assert mark in ear.recv(4096)
+        (entry,) = lab.hv.run(
+            ["conntrack", "-L", "-p", "udp", "--dport", "4000"]
+        ).stdout.splitlines()
+        assert "zone=" in entry

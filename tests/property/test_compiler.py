@@ -454,7 +454,10 @@ def test_fresh_connections_pass_whatever_the_rules_say(random: Random) -> None:
             top = JUDGED_OUT if opened else random.choice([0, JUDGED_OUT])
             mark = top | (random.randint(0, 9) if opened else number)
             old = not opened and number < generations.newest and at.port_security_enabled
-            for packet, leaving in ((one.later, opened), (one.answer, not opened)):
+            # What a port has opened goes on though nobody answers it.
+            unanswered = [(replace(one.first, confirmed=True), True)] if opened else []
+            met = [(one.later, opened), (one.answer, not opened), *unanswered]
+            for packet, leaving in met:
                 got = scene.meet(replace(packet, mark=mark), at, leaving=leaving)
                 after = scene.stamped(mark, direction) if old else mark
                 assert (got.accepted, got.mark) == (True, after), (one, at, got)

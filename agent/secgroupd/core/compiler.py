@@ -394,6 +394,7 @@ class _Compiler:
             known = names.KNOWN_FROM if side == "i" else names.KNOWN_TO
             lines = list(guards) if side == "o" else []
             lines += [f"ct state established jump {known}"] if self._trusting else []
+            lines += [_UNANSWERED] if self._trusting and side == "i" else []
             lines += exempt.to_port if side == "o" else exempt.reply
             lines += maps.ports(side).lines(side)
             self.draft.chain(inside, [*lines, f"goto {names.CLOSED}"])
@@ -529,6 +530,10 @@ def _judged_since(number: int) -> str:
     """Return the condition that inbound rules have allowed a connection in a generation or later."""
     return f"ct mark and 0x{INBOUND:08x} 0x{number:x}-0x{LAST_GENERATION:08x}"
 
+
+_UNANSWERED = f"ct state new ct status confirmed jump {names.KNOWN_FROM}"
+"""Connections that nobody has answered stay new, with a mark from their first packet on. Towards ports they
+are judged: whatever inbound rules cease to allow is cleared. What a port has opened is not, and goes on."""
 
 _SIDES = (
     (names.FROM_PORT, names.FROM_MANAGED, FROM_PORT_HOOK, "i"),

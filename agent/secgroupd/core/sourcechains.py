@@ -30,8 +30,9 @@ from secgroupd.core.ruleset import (
 )
 from secgroupd.core.sourcecheck import LINK_LOCAL, Sender, macs, senders
 
-PRIORITY = -300
-"""Before connection tracking (-200) and defragmentation (-400 for the host's own, -200 bridged)."""
+PRIORITY = -450
+"""Before connection tracking (-200) and the defragmentation before it, at -400 where packets are routed and
+-200 where they are bridged: a fragment in another's name would be put among that one's own, and pass as part of them."""
 
 RARP = "0x8035"
 """What a hypervisor announces a migrated instance with."""
