@@ -113,6 +113,7 @@ class FileMemory:
             if intent.base != self._sum:
                 return whole
             intended = decode_since(State, document, whole.accepted or State())
+            generations = replace(whole.generations, current=intent.current)
         except FileNotFoundError:
             return whole
         except (ValueError, OSError, Distrust) as error:
@@ -120,7 +121,6 @@ class FileMemory:
             self._discard_intent()
             return self._refuse(f"{path} is not to be believed: {error}")
         accepted = whole.accepted if intent.accepted else None
-        generations = replace(whole.generations, current=intent.current)
         return replace(whole, accepted=accepted, intended=intended, generations=generations)
 
     def before(self) -> Iterator[Record]:

@@ -21,6 +21,7 @@ from secgroupd.core.drift import Change
 from secgroupd.core.holding import ports_behind
 from secgroupd.core.host import FAMILIES, Abilities, Bridging, Generations, Host
 from secgroupd.core.kept import Kept
+from secgroupd.core.marks import LAST_GENERATION
 from secgroupd.core.model import Clearing, State, Timeout
 from secgroupd.core.names import ADOPTING, FROM_PORT, TO_PORT
 from secgroupd.core.nflog import SILENT, Logging
@@ -39,6 +40,10 @@ from secgroupd.errors import (
 GENERATION_EPOCH = 1_600_000_000
 """Second (Unix time) from which generations are counted. A generation is never below the seconds
 since then, so that one made after every record was lost is younger than any stamp that is left."""
+
+LAST_BY_CLOCK = LAST_GENERATION - (1 << 28)
+"""The greatest generation that a clock may tell (2046): one that is wrong by decades would tell one that no
+mark can hold, which a record would keep when it is right again. From here on they are counted."""
 
 TOUCHED_ALONE = 500
 """Up to how many chains and sets are read back by themselves rather than with the whole table."""
@@ -452,7 +457,8 @@ class Reconciler:
         moved = dict(bindings) != dict(self.record.bindings)
         if not asked and not moved and old.mode is self.mode:
             return old
-        current = max(old.current + 1, int(self.now()) - GENERATION_EPOCH)
+        told = min(int(self.now()) - GENERATION_EPOCH, LAST_BY_CLOCK)
+        current = max(old.current + 1, told)
         kept = {i: number for i, number in old.minimum.items() if i in bindings}
         if old.mode is not self.mode:
             # What strict clearing has let through was stamped without regard to generations.

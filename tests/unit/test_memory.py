@@ -14,6 +14,7 @@ from tests.builders import group, port, rule, state
 
 from secgroupd.core.draft import Binding
 from secgroupd.core.host import Generations
+from secgroupd.core.marks import LAST_GENERATION
 from secgroupd.core.model import State
 from secgroupd.errors import StoreError
 from secgroupd.memory import KEPT_BEFORE, FileMemory, PatientMemory
@@ -233,6 +234,18 @@ def test_content_that_fits_its_checksum_and_is_no_record_is_set_aside(
     memory = FileMemory(tmp_path)
     assert memory.load() == Record()
     assert memory.trouble is not None
+
+
+def test_a_record_of_a_generation_that_no_mark_can_hold_is_set_aside(tmp_path: Path) -> None:
+    """Nothing was ever stamped with it, and nothing above it could be."""
+    FileMemory(tmp_path).save(RECORD)
+    body = path_in(tmp_path).read_bytes().partition(b"\n")[2]
+    body = body.replace(b'"current":7', b'"current":%d' % (LAST_GENERATION + 1))
+    header = {"format": 1, "checksum": blake2b(body, digest_size=16).hexdigest()}
+    path_in(tmp_path).write_bytes(json.dumps(header).encode() + b"\n" + body)
+    memory = FileMemory(tmp_path)
+    assert memory.load() == Record()
+    assert memory.trouble is not None and "no mark can hold" in memory.trouble
 
 
 def test_what_cannot_be_read_is_set_aside(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from secgroupd.core.compiler import compile_host, compile_ruleset
 from secgroupd.core.draft import Binding
 from secgroupd.core.drift import Change
 from secgroupd.core.host import Abilities, Host
+from secgroupd.core.marks import LAST_GENERATION
 from secgroupd.core.model import Clearing, Port, Rule, State
 from secgroupd.core.names import ADOPTING
 from secgroupd.core.plan import Plan, expected
@@ -278,6 +279,19 @@ def test_generations_only_grow_even_when_the_clock_goes_back() -> None:
         assert world.fresh_everywhere <= world.stamp
     assert stamps == sorted(stamps)
     assert len(set(stamps)) > len(CHANGES)
+
+
+def test_a_clock_that_is_wrong_by_decades_tells_no_generation_that_a_mark_cannot_hold() -> None:
+    world = World()
+    right = world.clock.seconds
+    stamps = []
+    for at, years in enumerate((0, 30, 60, 90, 0)):
+        world.clock.seconds = right + years * 365 * 86400
+        world.apply(_cloud(replace(DENY, id=f"deny-{at}")))
+        stamps.append(world.stamp)
+        assert world.fresh_everywhere <= world.stamp <= LAST_GENERATION
+    assert stamps == sorted({*stamps})
+    assert len(stamps) == 5
 
 
 def test_a_generation_is_never_below_the_seconds_since_the_epoch() -> None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from secgroupd.core.draft import Binding
+from secgroupd.core.marks import LAST_GENERATION
 from secgroupd.core.model import Clearing, Timeout
 from secgroupd.core.nflog import SILENT, Logging
 
@@ -22,6 +23,11 @@ class Generations:
     newest: int = 1
     minimum: Mapping[str, int] = field(default_factory=dict)
     mode: Clearing = Clearing.DOCUMENTED
+
+    def __post_init__(self) -> None:
+        """Refuse, with ValueError, what no mark can hold."""
+        if not 0 <= self.current <= LAST_GENERATION:
+            raise ValueError(f"no mark can hold generation {self.current}")
 
     def of(self, port_id: str) -> int:
         """Return the oldest generation whose judgement still holds for a port."""
