@@ -1,10 +1,23 @@
 from collections.abc import Iterable
-from ipaddress import ip_address
+from dataclasses import replace
+from ipaddress import ip_address, ip_network
 
 import pytest
 from tests.tables import chain, load, needs
 
-from secgroupd.core.model import GRE, ICMP, ICMPV6, TCP, UDP, Instance, Peering, Port, State, Vpc
+from secgroupd.core.model import (
+    GRE,
+    ICMP,
+    ICMPV6,
+    TCP,
+    UDP,
+    AddressPair,
+    Instance,
+    Peering,
+    Port,
+    State,
+    Vpc,
+)
 from secgroupd.errors import QuestionError
 from secgroupd.proving.namespaces import Kind, Lab
 from secgroupd.proving.packets import Method
@@ -219,3 +232,17 @@ def test_an_address_of_two_ports_must_be_named_by_port() -> None:
     twins = state(port("x1", "10.0.0.1"), port("x2", "10.0.0.1"), port("x3", "10.0.0.3"))
     with pytest.raises(QuestionError, match="no packet can tell them apart"):
         observe(twins, [ask("x3", "x1")], Enforcer())
+
+
+def test_a_virtual_address_is_at_a_port_that_may_have_it() -> None:
+    shared = AddressPair(network=ip_network("10.0.0.100/32"))
+    ports = [
+        replace(port(name, address), allowed_address_pairs=(shared,))
+        for name, address in (("a", "10.0.0.1"), ("b", "10.0.0.2"))
+    ]
+    document = state(*ports, port("c", "10.0.0.3"))
+    questions = [ask("c", "10.0.0.100"), ask("c", "b"), ask("10.0.0.100", "c")]
+    seen = observe(document, questions, Enforcer("oif @a drop"))
+    assert [one.connected for one in seen] == [False, True, False]
+    with pytest.raises(QuestionError, match="only one of them can have it"):
+        observe(document, [ask("c", "10.0.0.100"), ask("a", "10.0.0.100")], Enforcer())

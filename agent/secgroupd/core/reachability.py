@@ -1,10 +1,10 @@
 """A question (who to whom, with what) -> the verdict, and what decided it at each end.
 
-An end is named by a port's id, an instance's id or an address. Names are resolved here once, into a
+An end is named by a port's id, an instance's id or an address: a private IP, a virtual one, or one outside. Names are resolved here once, into a
 ``Flow``; the verdict itself is ``verdict.decide`` at the port of either end.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 
@@ -32,7 +32,8 @@ _NATIVE = {ICMP: Family.IPV4, ICMPV6: Family.IPV6}
 class Question:
     """Can a new connection be opened from one end to the other?
 
-    ``source`` and ``destination`` are a port's id, an instance's id or the text of an address;
+    ``source`` and ``destination`` are a port's id, an instance's id or the text of an address. One that
+    ports have as an allowed address pair is theirs, whoever holds it at the moment: they must agree.
     ``protocol`` is an IP protocol number. ``icmp_type`` None means an echo request, ``family`` None
     the family that both ends have (IPv4 if both families are possible). ``through`` is the id of a
     load balancer that passes its clients' addresses on.
@@ -179,8 +180,8 @@ def resolve(policy: Policy, question: Question) -> Flow:
         )
     best = min(_distance(policy, *pair) for pair in pairs)
     pairs = [pair for pair in pairs if _distance(policy, *pair) is best]
-    _check_unambiguous(question.source, (pair[0] for pair in pairs))
-    _check_unambiguous(question.destination, (pair[1] for pair in pairs))
+    _check_unambiguous(policy, question.source, [pair[0] for pair in pairs])
+    _check_unambiguous(policy, question.destination, [pair[1] for pair in pairs])
     source, destination = pairs[0]
     return Flow(
         source=source,
@@ -218,11 +219,13 @@ def addresses(policy: Policy, name: str) -> frozenset[Address]:
 
 
 def _ends(policy: Policy, name: str) -> tuple[End, ...]:
-    """Return what a name can mean: every private IP of its ports, or one address outside."""
+    """Return what a name can mean: every private IP of its ports, or one address, of ports or outside."""
     ports = _named_ports(policy, name)
     if ports is None:
         found = _address(policy, name)
         owners = [port for port in policy.ports.values() if found in port.private_ips]
+        # A virtual address: whoever holds it gets what is sent to it.
+        owners = owners or [port for port in policy.ports.values() if found in port.addresses]
         return tuple(End(found, port) for port in owners) or (End(found),)
     ends = tuple(End(each, port) for port in ports for each in port.private_ips)
     if not ends:
@@ -260,7 +263,10 @@ def _family(pairs: Sequence[tuple[End, End]], question: Question) -> Family:
     return wanted if wanted in possible else next(iter(possible))
 
 
-def _check_unambiguous(name: str, ends: Iterable[End]) -> None:
-    ids = sorted({end.port.id for end in ends if end.port is not None})
-    if len(ids) > 1:
+def _check_unambiguous(policy: Policy, name: str, ends: Sequence[End]) -> None:
+    ports = {end.port.id: end.port for end in ends if end.port is not None}
+    ids = sorted(ports)
+    meant = {end.address for end in ends}
+    judged = {(policy.profile_of(one), one.port_security_enabled) for one in ports.values()}
+    if len(ids) > 1 and (len(meant) > 1 or len(judged) > 1):
         raise QuestionError(f"{name} may mean several ports: name one of {', '.join(ids)}")

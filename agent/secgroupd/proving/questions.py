@@ -18,7 +18,8 @@ _BROADCAST = IPv4Address("255.255.255.255")
 class FlowQuestion:
     """Can a connection be opened from one end to the other?
 
-    An end is the id of a port, or an address: as a text or typed. ``protocol`` is an IP protocol
+    An end is the id of a port, or an address: as a text or typed. A virtual one is at the first port that
+    may have it. ``protocol`` is an IP protocol
     number; ``dport`` goes with protocols that have ports; ``icmp_type`` None asks for an echo.
     """
 
@@ -87,9 +88,12 @@ class Finder:
         self._closures = vpc_closures(state)
         self._by_id = {port.id: port for port in ports_of(state)}
         self._by_address: dict[Address, list[Port]] = defaultdict(list)
+        self._virtual: dict[Address, list[Port]] = defaultdict(list)
         for port in self._by_id.values():
             for address in port.private_ips:
                 self._by_address[address].append(port)
+            for address in port.addresses[len(port.private_ips) :]:
+                self._virtual[address].append(port)
 
     def find(self, question: FlowQuestion) -> Flow:
         """Resolve both ends.
@@ -126,6 +130,10 @@ class Finder:
         ]
         if not pairs:
             raise QuestionError("the two ends have no address of the same family")
+        # Who holds a virtual address does not ask for it.
+        pairs = [
+            pair for pair in pairs if pair[0].port is None or pair[0].port != pair[1].port
+        ] or pairs
         one, other = next(
             (pair for pair in pairs if _suits(pair[0].address, question.protocol)), pairs[0]
         )
@@ -167,12 +175,17 @@ class Finder:
         if len(owners) > 1:
             names = ", ".join(port.id for port in owners)
             raise QuestionError(f"{end} is the private IP of several ports ({names}): name one")
-        if not owners:
+        holders = owners or self._near(self._virtual.get(end, []), other_vpc)
+        for port in holders:
+            yield End(port=port, address=end)
+        if not holders:
             _check_outside(end)
-        yield End(port=owners[0] if owners else None, address=end)
+            yield End(port=None, address=end)
 
     def _owners(self, address: Address, other_vpc: str | None) -> Sequence[Port]:
-        owners = self._by_address.get(address, [])
+        return self._near(self._by_address.get(address, []), other_vpc)
+
+    def _near(self, owners: Sequence[Port], other_vpc: str | None) -> Sequence[Port]:
         if len(owners) < 2 or other_vpc is None:
             return owners
         near = [port for port in owners if port.vpc_id == other_vpc]

@@ -1,6 +1,6 @@
 """What the kernel makes of a whole state: every question becomes a real packet in a lab."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from secgroupd.core.model import Address, Port, State
@@ -36,7 +36,8 @@ def observe(
 
     One lab holds the whole state, unless two ports have the same address: then there is one for
     each set of VPCs that peerings connect, each with the whole ruleset. An address that is no
-    port's private IP is outside, behind the first uplink of the VPC of the other end.
+    port's is outside, behind the first uplink of the VPC of the other end; of the ports that may have a
+    virtual one, the port that a question means has it.
 
     Args:
         state: What is to be enforced.
@@ -63,11 +64,12 @@ def observe(
     }
     seen: dict[Flow, Observation] = {}
     for site, its_flows in by_site.items():
+        virtual = _virtual(its_flows)
         with Lab(uplinks=_uplinks(here, site, sites)) as lab:
             for port in chosen[site]:
                 lab.add_port(
                     interface=port.interface or "",
-                    addresses=port.private_ips,
+                    addresses=(*port.private_ips, *virtual.get(port.id, ())),
                     mac=port.mac_address,
                     kind=kind,
                     alias=port.id,
@@ -129,6 +131,25 @@ def _ports_at(
                     "apart: their VPCs are the same, or connected by peerings"
                 )
     return ports
+
+
+def _virtual(flows: Iterable[Flow]) -> Mapping[str, Sequence[Address]]:
+    """Return the virtual addresses that are asked for, each once, by the port that has it."""
+    found: dict[Address, str] = {}
+    for flow in flows:
+        for address, port in ((end.address, end.port) for end in (flow.source, flow.destination)):
+            if port is None or address in port.private_ips:
+                continue
+            other = found.setdefault(address, port.id)
+            if other != port.id:
+                raise QuestionError(
+                    f"{address} is asked for at {other} and at {port.id}, and only one of them can "
+                    "have it: ask for one"
+                )
+    by_port: dict[str, list[Address]] = {}
+    for address, port_id in found.items():
+        by_port.setdefault(port_id, []).append(address)
+    return by_port
 
 
 def _site_of(flow: Flow, sites: dict[str, int]) -> int:

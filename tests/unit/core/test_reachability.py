@@ -190,3 +190,53 @@ instances:
         for kind, code in ((None, None), (8, None), (8, 1), (13, None))
     ]
     assert verdicts == [Action.ALLOW, Action.ALLOW, Action.DENY, Action.DENY]
+
+
+HOLDERS = """
+version: 1
+vpcs: [{id: a}, {id: b}]
+security_groups:
+  - id: web
+    rules:
+      - {id: out, direction: egress}
+      - {id: https, direction: ingress, protocol: tcp, multiport: 443}
+  - {id: shut, rules: []}
+instances:
+  - id: one
+    ports:
+      - {id: one-1, vpc_id: a, private_ips: [10.0.0.1], security_groups: [web],
+         allowed_address_pairs: [{ip_address: 10.0.0.100}, {ip_address: 10.8.0.0/16}]}
+  - id: two
+    ports:
+      - {id: two-1, vpc_id: a, private_ips: [10.0.0.2], security_groups: [SECOND],
+         allowed_address_pairs: [{ip_address: 10.0.0.100}]}
+  - id: other
+    ports:
+      - {id: other-1, vpc_id: b, private_ips: [10.0.1.1], security_groups: [web],
+         allowed_address_pairs: [{ip_address: 10.0.0.100}]}
+  - {id: asking, ports: [{id: asking-1, vpc_id: a, private_ips: [10.0.0.9], security_groups: [web]}]}
+"""
+
+
+def _holders(second: str) -> Policy:
+    return Policy(parse([Source("s.yaml", HOLDERS.replace("SECOND", second))]).state)
+
+
+@pytest.mark.parametrize(("asking", "holder"), [("asking", "one-1"), ("one", "two-1")])
+def test_a_virtual_address_is_judged_by_the_ports_that_may_have_it(
+    asking: str, holder: str
+) -> None:
+    policy = _holders("web")
+    for dport, verdict in ((443, Action.ALLOW), (22, Action.DENY)):
+        answer = explain(policy, ask(asking, "10.0.0.100", dport=dport))
+        assert answer.verdict is verdict
+        assert answer.ingress is not None and answer.ingress.port_id == holder
+    back = explain(policy, ask("10.0.0.100", "asking", dport=443))
+    assert back.egress is not None and back.egress.rule_id == "out"
+    # Of a network that a port may send from, nobody knows who is behind it.
+    assert explain(policy, ask("asking", "10.8.0.1", dport=22)).ingress is None
+
+
+def test_ports_that_judge_a_virtual_address_otherwise_must_be_named() -> None:
+    with pytest.raises(QuestionError, match=r"10.0.0.100 may mean several ports: .*one-1, two-1"):
+        explain(_holders("shut"), ask("asking", "10.0.0.100", dport=443))
