@@ -2,12 +2,14 @@
 
 import json
 import socket
+import struct
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from ipaddress import ip_address
+from ipaddress import IPv4Address, ip_address
 from pathlib import Path
 
 import pytest
+from tests.awaiting import PATIENCE
 from tests.netns.agents import Agent, agent_on, await_that
 
 from secgroupd.cli import main
@@ -15,8 +17,10 @@ from secgroupd.core.document import Source, parse
 from secgroupd.core.model import TCP, UDP, Direction
 from secgroupd.core.policy import Policy
 from secgroupd.core.verdict import Packet, decide
+from secgroupd.proving import frames
 from secgroupd.proving.namespaces import Lab, Wiring
 from secgroupd.proving.packets import Probe, run_probes
+from secgroupd.proving.wire import internet_checksum
 
 pytestmark = pytest.mark.netns
 
@@ -223,6 +227,37 @@ def test_of_two_that_lead_to_one_port_each_takes_its_own_connections_with_it(
         assert other.passes(server_first=not server_first)
         change(agent, document(rule="second"))
         assert not other.passes(server_first=server_first)
+
+
+def test_a_member_speaks_as_no_router_about_its_connections_either(agent: Agent) -> None:
+    """An error about a connection passes with it; a redirect never does."""
+    agent.give(document())
+    agent.start()
+    client, member = agent.lab.ports["lb0"], agent.lab.ports[MEMBER]
+    far, own = IPv4Address(CLIENT[4]), IPv4Address(OWN[MEMBER][0])
+    with (
+        client.namespace.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking,
+        member.namespace.socket(socket.AF_INET, socket.SOCK_DGRAM) as answering,
+        member.namespace.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP) as out,
+        client.namespace.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3)) as ear,
+    ):
+        ear.settimeout(PATIENCE)
+        asking.bind((str(far), 4000))
+        answering.bind((str(own), 5353))
+        answering.settimeout(PATIENCE)
+        asking.sendto(b"asked", (str(own), 5353))
+        assert answering.recv(64) == b"asked"
+        redirect, unreachable, answer = (frames.nonce() for _ in range(3))
+        for kind, mark in ((5, redirect), (3, unreachable)):
+            error = struct.pack("!BBH4x", kind, 1, 0) + frames.udp(far, own, 4000, 5353, mark)
+            checksum = struct.pack("!H", internet_checksum(error))
+            out.sendto(error[:2] + checksum + error[4:], (str(far), 0))
+        answering.sendto(answer, (str(far), 4000))
+        heard = b""
+        while answer not in heard:
+            heard += ear.recv(65536)
+    assert unreachable in heard
+    assert redirect not in heard
 
 
 def test_explain_says_so(agent: Agent, capsys: pytest.CaptureFixture[str]) -> None:

@@ -395,7 +395,8 @@ class _Compiler:
             lines = list(guards) if side == "o" else []
             lines += [f"ct state established jump {known}"] if self._trusting else []
             lines += [_UNANSWERED] if self._trusting and side == "i" else []
-            lines += exempt.to_port if side == "o" else exempt.reply
+            answers = [f"ct state established {line}" for line in exempt.reply]
+            lines += exempt.to_port if side == "o" else answers
             lines += maps.ports(side).lines(side)
             self.draft.chain(inside, [*lines, f"goto {names.CLOSED}"])
             self.draft.chain(base, self._leading(side, inside), hook=hook)
@@ -478,9 +479,10 @@ class _Compiler:
         link = names.LINK_IN if inbound else names.LINK_OUT
         odd = draft.chain(f"{side}_odd_{stem}", [f"jump {link}", *own.untracked, deny], origin)
         established = [f"ct state established jump {names.LIVE_TO}"]
-        # Related to a connection or not: a port is no router.
-        routers = [] if inbound else sorted(ICMP_ROUTER_TYPES)
-        no_router = [f"icmp type {kind} {deny}" for kind in routers]
+        # Related to a connection (the kernel relates redirects of both families) or not: a port is no router.
+        types = {"icmp": ICMP_ROUTER_TYPES, "icmpv6": ROUTER_TYPES}
+        routers = [(word, kind) for word, kinds in types.items() for kind in sorted(kinds)]
+        no_router = [] if inbound else [f"{word} type {kind} {deny}" for word, kind in routers]
         pieces = self._later_fragments(draft) if inbound and self._bridged else []
         seen = draft.chain(
             f"{side}_seen_{stem}",
