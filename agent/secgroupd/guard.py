@@ -179,7 +179,7 @@ class Guard:
                 return False
             links, abilities = self.links.read(), self.reconciler.abilities
             bound = bind(Policy(state), self.settings.host_id, links, abilities)
-            outcome = self.reconciler.apply(state, bound.bindings, bound.links)
+            outcome = self.reconciler.apply(state, bound.bindings, bound.links, bound.present)
         except DataplaneError as error:
             self._failed(error, time.monotonic() - began)
             return False

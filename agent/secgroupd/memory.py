@@ -49,6 +49,7 @@ class _Standing:
     bindings: Mapping[str, Binding]
     links: Mapping[str, int] | None = None
     """A record that was kept before there were any says nothing of them."""
+    left: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +176,7 @@ class FileMemory:
         if record.accepted is not None and record.accepted is not whole.accepted:
             return False
         same = replace(record.generations, current=whole.generations.current) == whole.generations
+        same = same and record.left == whole.left
         return same and record.bindings is whole.bindings and record.links is whole.links
 
     def _encoded_intent(self, record: Record) -> bytes:
@@ -220,7 +222,7 @@ class FileMemory:
             os.close(descriptor)
 
     def _encoded(self, record: Record) -> bytes:
-        standing = _Standing(record.generations, record.bindings, record.links)
+        standing = _Standing(record.generations, record.bindings, record.links, record.left)
         lines = [
             self._text(record.accepted),
             self._text(record.intended),
@@ -240,7 +242,12 @@ class FileMemory:
         accepted, intended, standing = body.splitlines()
         small = decode(_Standing, standing)
         return Record(
-            _state(accepted), _state(intended), small.generations, small.bindings, small.links
+            _state(accepted),
+            _state(intended),
+            small.generations,
+            small.bindings,
+            small.links,
+            small.left,
         )
 
     def _refuse(self, reason: str) -> Record:

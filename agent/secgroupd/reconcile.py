@@ -94,6 +94,8 @@ class Record:
     bindings: Mapping[str, Binding] = field(default_factory=dict)
     links: Mapping[str, int] | None = None
     """Index of the link of each port that had one; None where that is not known."""
+    left: tuple[int, ...] = ()
+    """Indices of links that ports have left, and that were here still."""
 
 
 class Memory(Protocol):
@@ -198,6 +200,7 @@ class Reconciler:
         state: State,
         bindings: Mapping[str, Binding],
         links: Mapping[str, int] | None = None,
+        present: AbstractSet[int] = frozenset(),
     ) -> Proposal:
         """Think a cycle through: nothing is changed, in the kernel or in memory.
 
@@ -205,18 +208,21 @@ class Reconciler:
             state: the document to enforce.
             bindings: the ports that live on this host, by id.
             links: the indices of their links, of those that are there; None where nobody knows.
+            present: the indices of all links of the host.
         """
         policy = self._policy(state)
         cleared = self._cleared(policy)
         came = _came(self.record, bindings, links)
         generations = self._generations(bindings, cleared, came)
         kept = self._kept.next()
-        tables = compile_host(policy, self.host(bindings), generations, kept)
+        left = _left(self.record, links, present)
+        host = replace(self.host(bindings), left=frozenset(left))
+        tables = compile_host(policy, host, generations, kept)
         self._kept = kept
         plan = self._difference(tables)
         if plan:
             plan = replace(plan, lines=(*plan.lines, *self._adoption(policy, bindings, came)))
-        record = Record(state, None, generations, dict(bindings), links)
+        record = Record(state, None, generations, dict(bindings), links, left)
         return Proposal(policy, tables, plan, cleared, record, came)
 
     @property
@@ -264,6 +270,7 @@ class Reconciler:
         state: State,
         bindings: Mapping[str, Binding],
         links: Mapping[str, int] | None = None,
+        present: AbstractSet[int] = frozenset(),
     ) -> Outcome:
         """Run a cycle: afterwards the kernel has the document's ruleset and nothing else is there.
 
@@ -283,7 +290,7 @@ class Reconciler:
             self._forget()
             self._distrusted = False
         before = self.record
-        proposal = self._proposed_and_committed(state, bindings, links)
+        proposal = self._proposed_and_committed(state, bindings, links, present)
         if not proposal.plan:
             self._known_at = generation
         if proposal.record != self.record:
@@ -303,7 +310,11 @@ class Reconciler:
         )
 
     def _proposed_and_committed(
-        self, state: State, bindings: Mapping[str, Binding], links: Mapping[str, int] | None
+        self,
+        state: State,
+        bindings: Mapping[str, Binding],
+        links: Mapping[str, int] | None,
+        present: AbstractSet[int],
     ) -> Proposal:
         """Commit what is to be done; ports whose lines the kernel refuses are held back for it.
 
@@ -311,7 +322,7 @@ class Reconciler:
         """
         refused = False
         while True:
-            proposal = self.propose(state, bindings, links)
+            proposal = self.propose(state, bindings, links, present)
             if not proposal.plan:
                 return proposal
             self._intend(state, proposal)
@@ -564,6 +575,14 @@ def _came(
     if links is not None and before.links is not None:
         found |= {port_id for port_id, index in links.items() if before.links.get(port_id) != index}
     return frozenset(found)
+
+
+def _left(
+    before: Record, links: Mapping[str, int] | None, present: AbstractSet[int]
+) -> tuple[int, ...]:
+    """Return the links that some port had and none has now, of those that are here."""
+    had = {*before.left, *(before.links or {}).values()}
+    return tuple(sorted((had & present) - {*(links or {}).values()}))
 
 
 def _remembers(before: Record) -> bool:

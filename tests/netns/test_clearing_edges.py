@@ -289,6 +289,25 @@ def test_strict_clearing_cuts_what_the_port_opened_too() -> None:
         assert_cut(flows)
 
 
+@pytest.mark.parametrize("mode", Clearing)
+def test_a_port_that_goes_closes_its_interface_to_what_it_has_opened_too(mode: Clearing) -> None:
+    """And when it is back, what it has opened goes on."""
+    gone = replace(ALLOWING, instances=())
+    with running() as (lab, talk, reconciler):
+        index = lab.ports["tap1"].index
+        links, present = {"server": index}, {index}
+        reconciler.mode = mode
+        reconciler.apply(ALLOWING, bindings(lab, ALLOWING), links, present)
+        flows, own = inbound(lab, talk), outbound(lab, talk)
+        reconciler.apply(gone, {}, {}, present)
+        assert_cut([*flows, *own])
+        again = reconciler.apply(gone, {}, {}, present)
+        assert not again.plan
+        reconciler.apply(ALLOWING, bindings(lab, ALLOWING), links, present)
+        # TCP takes its time before it tries again.
+        assert_alive([one for one in own if not one.name.startswith("tcp")])
+
+
 def test_flows_of_the_host_itself_are_cleared_like_any() -> None:
     with running() as (lab, talk, reconciler):
         server = lab.ports["tap1"].namespace

@@ -30,6 +30,7 @@ RECORD = Record(
     Generations(7, 6, {"p": 5}),
     {"p": Binding("tap-p"), "q": Binding('"', 3)},
     {"p": 2, "q": 3},
+    (5, 7),
 )
 
 

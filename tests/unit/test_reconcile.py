@@ -6,6 +6,7 @@ which stamps a port still honours.
 
 import re
 from collections.abc import Callable, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 from random import Random
@@ -22,9 +23,10 @@ from secgroupd.core.drift import Change
 from secgroupd.core.host import Abilities, Host
 from secgroupd.core.marks import LAST_GENERATION
 from secgroupd.core.model import Clearing, Port, Rule, State
-from secgroupd.core.names import ADOPTING
+from secgroupd.core.names import ADOPTING, LEFT
 from secgroupd.core.plan import Plan, expected
 from secgroupd.core.policy import Policy
+from secgroupd.core.ruleset import index_key
 from secgroupd.errors import NotConverged, OutcomeUnknown, TransactionRefused
 from secgroupd.reconcile import (
     COMMIT_TRIES,
@@ -560,6 +562,29 @@ def test_a_port_whose_link_is_another_has_come(
     assert (world.kernel.generation() != generation) is bool(came)
     assert world.memory.load().links == after
     assert not world.agent(mode=mode).apply(made, _bindings(made), after).arrived
+
+
+def test_links_that_ports_have_left_are_known_until_they_go_or_have_a_port_again() -> None:
+    world = World()
+    made, present = _cloud(ALLOW), {5, 6, 7}
+    first, second, *_ = sorted(_ports(made))
+    both_here, one_here = {first: 5, second: 6}, {first: 5}
+    fewer = {i: at for i, at in _bindings(made).items() if i != second}
+
+    def left(links: Mapping[str, int], here: AbstractSet[int] = present) -> set[int]:
+        bound = fewer if links is one_here else _bindings(made)
+        world.agent().apply(made, bound, links, here)
+        raws = [s.elements for n, s in world.table.sets.items() if n.startswith(f"{LEFT}_")]
+        return {number for raw in raws for number in here if index_key(number) in raw}
+
+    assert left(both_here) == set()
+    assert left(one_here) == {6}
+    assert left(one_here) == {6}, "the next agent knows it, too"
+    assert left({first: 5, second: 7}) == {6}, "the port is back, at another link"
+    assert left(both_here) == {7}
+    assert left(one_here) == {6, 7}
+    assert left(one_here, {5, 7}) == {7}, "the link is gone"
+    assert left(one_here) == {7}
 
 
 def test_who_has_come_is_known_though_the_document_in_force_is_not() -> None:

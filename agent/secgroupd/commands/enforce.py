@@ -43,7 +43,7 @@ def run_plan(args: argparse.Namespace) -> int:
     with _reconciler(settings) as reconciler:
         bound = _bound(state, settings, reconciler.abilities)
         with working("comparing with what is in force"):
-            proposal = reconciler.propose(state, bound.bindings, bound.links)
+            proposal = reconciler.propose(state, bound.bindings, bound.links, bound.present)
         with working("looking through the connections"), Conntrack() as table:
             doomed = [described(one) for one in would_be_cut(table, proposal, bound.bindings)]
     for line in _planned(proposal.plan):
@@ -147,7 +147,7 @@ def _apply(
     """
     bound = _bound(state, settings, reconciler.abilities)
     with working("enforcing"):
-        outcome = reconciler.apply(state, bound.bindings, bound.links)
+        outcome = reconciler.apply(state, bound.bindings, bound.links, bound.present)
     judge = Judge(outcome.policy, outcome.generations, bound.bindings)
     judged_again = bound.bindings.keys() & outcome.cleared.keys()
     deleted = 0

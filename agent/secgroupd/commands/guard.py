@@ -93,7 +93,7 @@ def _enforce(state: State, settings: Settings, memory: Memory) -> None:
         reconciler = Reconciler(nft, memory)
         configure(reconciler, settings)
         bound = bind(Policy(state), settings.host_id, links.read(), reconciler.abilities)
-        outcome = reconciler.apply(state, bound.bindings, bound.links)
+        outcome = reconciler.apply(state, bound.bindings, bound.links, bound.present)
     _welcome(outcome, bound)
     write(f"enforced: revision {state.revision}, {counted(len(bound.bindings), 'port')}")
 

@@ -49,6 +49,8 @@ class Bound:
     bindings: Mapping[str, Binding]
     waiting: Mapping[str, str]
     links: Mapping[str, int] = field(default_factory=dict)
+    present: frozenset[int] = field(default=frozenset(), compare=False)
+    """The indices of all links of the host, beside what became of the ports."""
 
 
 ROUTED = frozenset({None, "vrf"})
@@ -108,7 +110,8 @@ class _Binder:
                 waiting[port.id] = reason
         bound = _without_rivals(wanted, waiting)
         found = {i: self._by_name.get(one.interface) for i, one in bound.bindings.items()}
-        return replace(bound, links={i: link.index for i, link in found.items() if link})
+        indices = {i: link.index for i, link in found.items() if link}
+        return replace(bound, links=indices, present=frozenset(self._names))
 
     def _find(self, port: Port) -> tuple[Binding | None, str | None]:
         if port.interface is not None:

@@ -254,6 +254,13 @@ class _Compiler:
             lines.append(f"{side}if @{found_set} goto {chain}")
         return lines
 
+    def _closed_at_once(self, side: str) -> list[str]:
+        """Return lines that close what ports have left before any mark is looked at: a look-up more, seldom."""
+        if not self.host.left:
+            return []
+        left = self.draft.host_set(names.LEFT, Key.INDEX, map(index_key, sorted(self.host.left)))
+        return [f"{side}if @{left} goto {names.CLOSED}"]
+
     def _raw(self, judged: Sequence[LocalPort]) -> None:
         """Make what comes before connection tracking: the source check, and zones."""
         checks = self._part("checks", judged, lambda d, _: sourcechains.add_checks(d, judged))
@@ -392,7 +399,8 @@ class _Compiler:
         )
         for base, inside, hook, side in _SIDES:
             known = names.KNOWN_FROM if side == "i" else names.KNOWN_TO
-            lines = list(guards) if side == "o" else []
+            lines = self._closed_at_once(side)
+            lines += guards if side == "o" else []
             lines += [f"ct state established jump {known}"] if self._trusting else []
             lines += [_UNANSWERED] if self._trusting and side == "i" else []
             answers = [f"ct state established {line}" for line in exempt.reply]

@@ -75,3 +75,6 @@ class Host:
     held: frozenset[str] = frozenset()
     """Ports that are closed whatever their rules say, because the kernel refuses theirs."""
     logging: Logging = SILENT
+    left: frozenset[int] = frozenset()
+    """Indices of links that ports have left, which are here still. What a port has opened has a mark for all
+    time: only so is it kept from an interface that is closed."""

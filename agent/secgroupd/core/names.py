@@ -84,6 +84,9 @@ HOME = "home"
 LOGGED = "logged"
 """Which interfaces have had how many denied packets logged lately."""
 
+LEFT = "left"
+"""Links that ports have left, by index: closed to what those had opened, too."""
+
 ADOPTING = "adopting"
 """Interfaces whose ports may, for a while, continue TCP connections that nobody has tracked."""
 
