@@ -98,6 +98,10 @@ def _is_protocol(number: int) -> Made:
     return lambda _: lambda walk: walk.packet.protocol == number
 
 
+def _protocol(match: re.Match[str]) -> Condition:
+    return _is_protocol(int(match[1]))(match)
+
+
 def _state(match: re.Match[str]) -> Condition:
     states = {State(word) for word in match[2].split(",")}
     return lambda walk: (walk.packet.state in states) is not (match[1] == "!= ")
@@ -237,6 +241,7 @@ CONDITIONS: Sequence[tuple[re.Pattern[str], Made]] = [
         (r"ct mark and (0x[0-9a-f]+) (==|!=) (0x[0-9a-f]+)", _mark),
         (r"ct mark and (0x[0-9a-f]+) (0x[0-9a-f]+)-(0x[0-9a-f]+)", _mark_between),
         (r"meta protocol (ip6?)", _family),
+        (r"meta l4proto ([0-9]+)", _protocol),
         (r"meta l4proto icmp", _is_protocol(ICMP)),
         (r"meta l4proto ipv6-icmp", _is_protocol(ICMPV6)),
         (r"meta l4proto != \{ icmp, ipv6-icmp \}", _no_icmp),

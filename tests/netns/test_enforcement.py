@@ -2,10 +2,13 @@
 
 import re
 import socket
+import struct
+from contextlib import ExitStack
 from dataclasses import replace
 from ipaddress import ip_address
 
 import pytest
+from tests.awaiting import PATIENCE
 from tests.builders import both, group, port, rule, state
 from tests.enforcing import bindings, enforce, enforcer, kernel
 from tests.netns.streams import Stream, may_be_missed
@@ -13,9 +16,10 @@ from tests.tables import family
 
 from secgroupd.core import names
 from secgroupd.core.host import FAMILIES
-from secgroupd.core.model import ICMP, TCP, UDP, Family, State
+from secgroupd.core.model import DCCP, ICMP, TCP, UDP, Family, State
 from secgroupd.core.plan import Line, Plan, diff
 from secgroupd.errors import TransactionRefused
+from secgroupd.proving import frames
 from secgroupd.proving.namespaces import Lab
 from secgroupd.proving.netns import Namespace
 from secgroupd.proving.packets import Probe, probe, run_probes
@@ -51,7 +55,7 @@ def _flow(lab: Lab, source: str, destination: str, protocol: int = TCP, dport: i
         destination=owner(destination),
         destination_address=ip_address(destination),
         protocol=protocol,
-        dport=dport if protocol in {TCP, UDP} else None,
+        dport=dport if protocol in {TCP, UDP, DCCP} else None,
     )
 
 
@@ -414,3 +418,44 @@ def test_icmp_errors_pass_with_their_connection_and_not_without() -> None:
             icmp_code=3,
         )
         assert not probe(forged).delivered
+
+
+def test_no_packet_opens_what_rules_would_deny_in_the_guise_of_another_protocol() -> None:
+    """In IPv6, connection tracking looks behind an authentication header, and rules at it."""
+    own, far, allowed, denied = "fd00::1", "2001:db8::9", 54, 53
+    deny = rule("egress", UDP, str(denied), action="deny", family=Family.IPV6, rule_id="no")
+    rest = [replace(one, priority=2) for one in both("egress")]
+    made = state([group("g", deny, *rest)], [port("p1", ["g"], [own], interface="tap1")])
+    with Lab() as lab, ExitStack() as opened:
+        _build(lab, made)
+        enforce(lab, made)
+        here, outside = lab.ports["tap1"].namespace, lab.outside_address(far)
+
+        def raw(where: Namespace, protocol: int) -> socket.socket:
+            made = where.socket(socket.AF_INET6, socket.SOCK_RAW, protocol)
+            made.settimeout(PATIENCE)
+            return opened.enter_context(made)
+
+        hidden, plain = (raw(here, protocol) for protocol in (socket.IPPROTO_AH, UDP))
+        hears_hidden, hears_plain = (raw(outside, number) for number in (socket.IPPROTO_AH, UDP))
+        header = struct.pack("!BBHII", UDP, 1, 0, 7, 7)
+        ends = ip_address(own), ip_address(far)
+        words = [frames.udp(*ends, 4000, dport, b"word")[40:] for dport in (denied, allowed)]
+        for inside in words:
+            hidden.sendto(header + inside, (far, 0))
+            assert hears_hidden.recv(64) == header + inside, "this header is allowed"
+            plain.sendto(inside, (far, 0))
+        assert hears_plain.recv(64) == words[1], "only what is allowed has arrived"
+
+
+def test_of_a_protocol_that_is_tracked_by_addresses_alone_the_ports_are_judged() -> None:
+    """As newer kernels do with DCCP."""
+    one_port = rule("egress", DCCP, "5000", rule_id="dccp")
+    made = state([group("g", one_port)], [port("p1", ["g"], ["10.0.0.1"], interface="tap1")])
+    with Lab() as lab:
+        _build(lab, made)
+        enforce(lab, made)
+        first, other = (
+            _flow(lab, "10.0.0.1", "203.0.113.9", DCCP, dport) for dport in (5000, 6000)
+        )
+        assert [probe(one).delivered for one in (first, other, first)] == [True, False, True]

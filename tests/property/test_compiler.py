@@ -27,6 +27,8 @@ from secgroupd.core.draft import Binding
 from secgroupd.core.host import Generations, Host
 from secgroupd.core.marks import BALANCED, INBOUND, JUDGED_OUT, generation_of, way
 from secgroupd.core.model import (
+    AH,
+    DCCP,
     ICMP,
     ICMPV6,
     PORT_PROTOCOLS,
@@ -228,8 +230,10 @@ class Scene:
             and at in {None, self.policy.ports[port_id]}
         ]
 
-    def stamped(self, mark: int, direction: Direction) -> int:
+    def stamped(self, one: Connection, mark: int, direction: Direction) -> int:
         """The mark after a port's rules have allowed a connection."""
+        if one.protocol == DCCP or (one.protocol == AH and one.family is Family.IPV6):
+            return mark
         if direction is Direction.EGRESS:
             return mark | JUDGED_OUT
         return mark & JUDGED_OUT | self.generations.current
@@ -250,7 +254,7 @@ class Scene:
             }
             return (True, mark & JUDGED_OUT | brought), ()
         if decision.allowed:
-            return (True, self.stamped(mark, direction)), _counters(decision)
+            return (True, self.stamped(one, mark, direction)), _counters(decision)
         forgotten = self.generations.mode is Clearing.STRICT
         return (False, 0 if forgotten else mark), _counters(decision)
 
@@ -459,7 +463,7 @@ def test_fresh_connections_pass_whatever_the_rules_say(random: Random) -> None:
             met = [(one.later, opened), (one.answer, not opened), *unanswered]
             for packet, leaving in met:
                 got = scene.meet(replace(packet, mark=mark), at, leaving=leaving)
-                after = scene.stamped(mark, direction) if old else mark
+                after = scene.stamped(one, mark, direction) if old else mark
                 assert (got.accepted, got.mark) == (True, after), (one, at, got)
 
 

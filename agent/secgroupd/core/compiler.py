@@ -41,7 +41,7 @@ from secgroupd.core.host import Bridging, Generations, Host
 from secgroupd.core.kept import Kept
 from secgroupd.core.marks import INBOUND, JUDGED_OUT, LAST_GENERATION
 from secgroupd.core.meaning import Meanings
-from secgroupd.core.model import Clearing, Direction, Family, Timeout
+from secgroupd.core.model import AH, DCCP, Clearing, Direction, Family, Timeout
 from secgroupd.core.policy import Policy, Profile
 from secgroupd.core.ruleset import Hook, Key, Ruleset, Set, digest, index_key, quotable
 from secgroupd.core.verdict import ICMP_ROUTER_TYPES, MLD_TYPES, ND_TYPES, ROUTER_TYPES
@@ -322,7 +322,7 @@ class _Compiler:
         stamps = {names.OK_IN: stamp, names.OK_OUT: f"ct mark set ct mark or 0x{JUDGED_OUT:08x}"}
         for name, line in stamps.items():
             logging = self.draft.logging_accepted(name)
-            self.draft.chain(name, [*limits, *logging, line, "accept"])
+            self.draft.chain(name, [*limits, *logging, *_UNTOLD, line, "accept"])
         for name, side in ((names.DENY_IN, "o"), (names.DENY_OUT, "i")):
             self._denying(name, side, judged)
         self._add_closed()
@@ -540,6 +540,14 @@ def _judged_since(number: int) -> str:
     """Return the condition that inbound rules have allowed a connection in a generation or later."""
     return f"ct mark and 0x{INBOUND:08x} 0x{number:x}-0x{LAST_GENERATION:08x}"
 
+
+_UNTOLD = (
+    f"meta protocol ip6 meta l4proto {AH} accept",
+    f"meta l4proto {DCCP} accept",
+)
+"""What connection tracking tells less of than rules do: of IPv6, it looks behind an authentication header, and
+newer kernels know DCCP by its addresses alone. With a stamp, such a packet would open what its rules say
+nothing of; it is judged by itself, like every other of its kind."""
 
 _UNANSWERED = f"ct state new ct status confirmed jump {names.KNOWN_FROM}"
 """Connections that nobody has answered stay new, with a mark from their first packet on. Towards ports they

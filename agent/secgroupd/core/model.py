@@ -78,13 +78,13 @@ class Timeout(StrEnum):
     UDP_STREAM = "udp_stream"
 
 
-ICMP, TCP, UDP, GRE, ICMPV6, SCTP, DCCP, UDPLITE = 1, 6, 17, 47, 58, 132, 33, 136
+ICMP, TCP, UDP, DCCP, GRE, AH, ICMPV6, SCTP, UDPLITE = 1, 6, 17, 33, 47, 51, 58, 132, 136
 PORT_PROTOCOLS = frozenset({TCP, UDP, SCTP, DCCP, UDPLITE})
 """The protocols whose header has a destination port, so that a rule may name ports."""
 
 PROTOCOL_NUMBERS: Mapping[str, int] = MappingProxyType({
     "icmp": ICMP, "igmp": 2, "ipip": 4, "tcp": TCP, "egp": 8, "udp": UDP, "dccp": DCCP,
-    "ipv6": 41, "rsvp": 46, "gre": GRE, "esp": 50, "ah": 51, "icmpv6": ICMPV6, "ospf": 89,
+    "ipv6": 41, "rsvp": 46, "gre": GRE, "esp": 50, "ah": AH, "icmpv6": ICMPV6, "ospf": 89,
     "pim": 103, "vrrp": 112, "pgm": 113, "l2tp": 115, "sctp": SCTP, "udplite": UDPLITE,
 })  # fmt: skip
 """Names that a rule's ``protocol`` may use (IANA's numbers); every other one is given as 0..255."""
