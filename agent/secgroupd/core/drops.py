@@ -10,10 +10,10 @@ from enum import StrEnum
 
 from secgroupd.core import names
 from secgroupd.core.headers import ArpHeaders, Headers, parse_headers
-from secgroupd.core.model import Direction
+from secgroupd.core.model import ICMP, ICMPV6, Direction
 from secgroupd.core.policy import Policy
 from secgroupd.core.tracked import Connection
-from secgroupd.core.verdict import Decision, Reason, decide
+from secgroupd.core.verdict import ICMP_ROUTER_TYPES, ROUTER_TYPES, Decision, Reason, decide
 from secgroupd.core.wording import protocol_name
 
 
@@ -123,13 +123,16 @@ def explained(policy: Policy, ports: Mapping[str, str], logged: Logged) -> Drop:
     group_id = rule_id = None
     if logged.chain in {names.DENY_IN, names.DENY_OUT} and port_id in policy.ports:
         # What answers is judged by the rules that let the connection in, and the other way round.
-        inbound = to_port != logged.reply
+        alone = _judged_alone(headers)
+        inbound = to_port if alone else to_port != logged.reply
         direction = Direction.INGRESS if inbound else Direction.EGRESS
-        decision = _decision(policy, str(port_id), direction, logged, headers)
+        decision = _decision(
+            policy, str(port_id), direction, None if alone else logged.connection, headers
+        )
         nowhere = _belongs_nowhere(logged, headers)
         if decision is None or decision.allowed or (nowhere and direction is Direction.EGRESS):
-            alone = nowhere or logged.connection is None
-            reason = Cause.NO_CONNECTION if alone else Cause.CHANGED
+            without = nowhere or logged.connection is None
+            reason = Cause.NO_CONNECTION if without else Cause.CHANGED
         else:
             reason, group_id, rule_id = decision.reason, decision.group_id, decision.rule_id
     return Drop(
@@ -150,16 +153,24 @@ def _belongs_nowhere(logged: Logged, headers: Headers | ArpHeaders | None) -> bo
     return not begins and (logged.connection is None or logged.new)
 
 
+def _judged_alone(headers: Headers | ArpHeaders | None) -> bool:
+    """Tell whether a packet is judged by what it is itself, whatever connection it is about."""
+    if not isinstance(headers, Headers):
+        return False
+    routers = {ICMP: ICMP_ROUTER_TYPES, ICMPV6: ROUTER_TYPES}.get(headers.protocol, frozenset())
+    return headers.icmp_type in routers
+
+
 def _decision(
     policy: Policy,
     port_id: str,
     direction: Direction,
-    logged: Logged,
+    connection: Connection | None,
     headers: Headers | ArpHeaders | None,
 ) -> Decision | None:
     packet = None
-    if logged.connection is not None:
-        packet = logged.connection.first_packet(direction)
+    if connection is not None:
+        packet = connection.first_packet(direction)
     elif isinstance(headers, Headers):
         packet = headers.first_packet(direction)
     if packet is None:
