@@ -218,6 +218,17 @@ def test_plan_names_the_connections_that_would_be_cut(host: Host, capsys: Captur
     assert "port-db-1: tcp 10.20.2.11:" in cut[0] and "-> 10.20.3.11:5432" in cut[0]
 
 
+def test_plan_names_the_connections_of_a_port_that_leaves(host: Host, capsys: Capture) -> None:
+    assert host.run("apply") == 0
+    assert host.ask_database().answered
+    host.edit("interface: tapdb1", "host_id: elsewhere")
+    capsys.readouterr()
+    assert host.run("plan") == 2
+    cut = [line for line in capsys.readouterr().out.splitlines() if "would be cut" in line]
+    assert len(cut) == 1
+    assert "port-db-1: tcp 10.20.2.11:" in cut[0] and "leaves its interface" in cut[0]
+
+
 def answer(text: str) -> TextIO:
     """What somebody types, on a descriptor that can be waited for."""
     reading, writing = os.pipe()

@@ -9,7 +9,7 @@ from dataclasses import replace
 from secgroupd.commands.arguments import DOCUMENT
 from secgroupd.commands.confirm import confirmed, signals_heard
 from secgroupd.commands.documents import load_settings, read
-from secgroupd.commands.live import described, would_be_cut
+from secgroupd.commands.live import described, ends, would_be_cut, would_end
 from secgroupd.commands.output import complain, complain_of_doubts, counted, write
 from secgroupd.commands.progress import working
 from secgroupd.config import Settings
@@ -46,6 +46,11 @@ def run_plan(args: argparse.Namespace) -> int:
             proposal = reconciler.propose(state, bound.bindings, bound.links, bound.present)
         with working("looking through the connections"), Conntrack() as table:
             doomed = [described(one) for one in would_be_cut(table, proposal, bound.bindings)]
+            before, managed = reconciler.record, settings.managed_interfaces
+            doomed += [
+                f"{port.id}: {ends(one)}, as the port leaves its interface"
+                for port, one in would_end(table, before, proposal, managed)
+            ]
     for line in _planned(proposal.plan):
         write(line)
     for line in (*_judged_again(proposal.cleared, bound), *_waiting(bound)):

@@ -14,7 +14,7 @@ from secgroupd.core.host import Generations
 from secgroupd.core.marks import JUDGED_OUT
 from secgroupd.core.model import Clearing, Direction, Port
 from secgroupd.core.policy import Policy
-from secgroupd.core.tracked import Connection, Judge
+from secgroupd.core.tracked import Connection, Judge, kept_apart
 from secgroupd.core.verdict import Decision, Reason, decide
 
 
@@ -69,11 +69,12 @@ def standings(connection: Connection, judge: Judge, epochs: Sequence[Epoch]) -> 
     for direction, port in ends.items():
         if port is None:
             continue
-        now = _decision(connection, judge.policy, port, direction)
+        apart = judge.apart(connection)
+        now = kept_apart(port) if apart else _decision(connection, judge.policy, port, direction)
         asked, fresh = _known(connection, judge, epochs, port, direction)
         exempt = now.reason is Reason.LOAD_BALANCER
         fate = Fate.PASSES
-        if not exempt and (strict or not fresh):
+        if not exempt and (strict or apart or not fresh):
             fate = Fate.JUDGED_AND_PASSES if now.allowed else Fate.CUT
         admitted = _admitted(connection, asked, port, direction)
         yield Standing(connection, direction, tuple(admitted), now, fate)

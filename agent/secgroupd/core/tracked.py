@@ -7,9 +7,9 @@ from ipaddress import ip_address
 
 from secgroupd.core.host import Generations
 from secgroupd.core.marks import BALANCED, INBOUND, generation_of, way
-from secgroupd.core.model import Address, Direction, Port
+from secgroupd.core.model import Action, Address, Direction, Port
 from secgroupd.core.policy import Policy
-from secgroupd.core.verdict import Decision, Packet, decide
+from secgroupd.core.verdict import Decision, Packet, Reason, decide
 from secgroupd.core.zones import zones
 
 Place = tuple[int, bytes]
@@ -151,11 +151,20 @@ class Judge:
         """Return the port here that opened a connection; None for none."""
         return self._by_place.get((connection.zone, connection.original.source.packed))
 
+    def apart(self, connection: Connection) -> bool:
+        """Tell whether both its ends are ports here, in VPCs that no peering connects: nothing passes then."""
+        ends = self.originator(connection), self.responder(connection)
+        one, other = (end and end.vpc_id for end in ends)
+        return None not in {one, other} and other not in self.policy.visible_vpcs(str(one))
+
     def inbound(self, connection: Connection) -> Inbound | None:
         """Return what becomes of a connection whose responder is a port here; else None."""
         port = self.responder(connection)
         if port is None:
             return None
+        stale = connection.stamp < self.generations.of(port.id)
+        if self.apart(connection):
+            return Inbound(port, connection, stale, kept_apart(port))
         packet = connection.brought_packet(self.policy, port, Direction.INGRESS)
         # Clients come in numbers; what decides about one decides about its other connections.
         key = (port.id, packet)
@@ -163,8 +172,12 @@ class Judge:
         if decision is None:
             decision = decide(self.policy, port, Direction.INGRESS, packet)
             self._decisions[key] = decision
-        stale = connection.stamp < self.generations.of(port.id)
         return Inbound(port, connection, stale, decision)
+
+
+def kept_apart(port: Port) -> Decision:
+    """Return what becomes of a connection at a port, whatever its rules say, that is ``Judge.apart``."""
+    return Decision(port.id, Action.DENY, Reason.DEFAULT_DENY)
 
 
 def address(raw: bytes) -> Address:

@@ -3,9 +3,10 @@
 from ipaddress import ip_address
 
 import pytest
-from tests.builders import group, port, rule, state
+from tests.builders import both, group, port, rule, state
 
 from secgroupd.core.host import Generations
+from secgroupd.core.living import Epoch, Fate, standings
 from secgroupd.core.marks import JUDGED_OUT
 from secgroupd.core.model import ICMP, TCP, Port
 from secgroupd.core.policy import Policy
@@ -85,3 +86,31 @@ def test_type_and_code_are_those_of_the_request(kind: tuple[int, int], allowed: 
 def test_minimums_are_known_by_the_kernels_bytes() -> None:
     assert judge().minimums == {(0, SERVER.packed): 5, (0, ip_address("fd00::1").packed): 5}
     assert {address(raw) for _, raw in judge().minimums} == {SERVER, ip_address("fd00::1")}
+
+
+@pytest.mark.parametrize(
+    ("vpcs", "peerings", "apart"),
+    [
+        (("a", "a"), (), False),
+        (("a", "b"), (("a", "b"),), False),
+        (("a", "b"), (), True),
+        (("a", "b"), (("a", "c"), ("c", "b")), True),
+    ],
+)
+def test_between_ports_of_vpcs_that_no_peering_connects_all_is_denied(
+    vpcs: tuple[str, str], peerings: tuple[tuple[str, str], ...], apart: bool
+) -> None:
+    """As the walls between them do, whatever the rules say."""
+    ports = [
+        port(name, ["open"], [str(address)], vpc=vpc)
+        for name, address, vpc in zip(("q", "p"), (CLIENT, SERVER), vpcs, strict=True)
+    ]
+    policy = Policy(state([group("open", *both(), *both("egress"))], ports, peerings=peerings))
+    for local in (("p", "q"), ("p",)):
+        judging = Judge(policy, GENERATIONS, local)
+        found = judging.inbound(connection(7))
+        assert found is not None and found.decision.allowed is not (apart and "q" in local)
+        epochs = [Epoch("now", policy, GENERATIONS)]
+        standing = {one.now.port_id: one for one in standings(connection(7), judging, epochs)}
+        assert (standing["p"].fate is Fate.CUT) is (apart and "q" in local)
+        assert ("q" in standing) is ("q" in local)
