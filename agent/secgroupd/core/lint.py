@@ -13,6 +13,7 @@ from secgroupd.core.policy import Policy, preset_rules
 from secgroupd.core.reading import Place, shown
 from secgroupd.core.references import useless_references
 from secgroupd.core.shadowing import decided_before, decided_within, fronts_of
+from secgroupd.core.sharing import shared_addresses
 from secgroupd.errors import Problem
 
 MAX_GROUPS = 5
@@ -47,6 +48,7 @@ def doubts(state: State, places: _Places) -> Iterator[Problem]:
     yield from _problems(places, decided_before(groups, fronts))
     yield from _problems(places, opened(groups, fronts))
     yield from _problems(places, useless_references(policy))
+    yield from _problems(places, shared_addresses(policy))
     yield from _problems(places, void_exemptions(policy))
 
 

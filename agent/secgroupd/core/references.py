@@ -1,7 +1,8 @@
-"""Groups without a use, and peers that stand for nobody."""
+"""Groups without a use, peers that stand for nobody, and protocols that no packet has."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 from secgroupd.core.doubts import Doubt, Finding, listed
 from secgroupd.core.model import (
@@ -14,6 +15,17 @@ from secgroupd.core.model import (
 from secgroupd.core.policy import Policy
 from secgroupd.core.reading import shown
 
+NO_PROTOCOLS: Mapping[int, str] = MappingProxyType(
+    {
+        0: "the hop-by-hop options",
+        43: "the routing header",
+        44: "the fragment header",
+        59: "what has nothing behind it",
+        60: "the destination options",
+    }
+)
+"""What stands before a protocol in IPv6 (or for none): rules judge the protocol behind it."""
+
 
 def useless_references(policy: Policy) -> Iterator[Finding]:
     """Yield references to nothing, peers without addresses, and groups that are empty or unused.
@@ -25,6 +37,7 @@ def useless_references(policy: Policy) -> Iterator[Finding]:
     for group in policy.state.security_groups:
         for rule in group.rules:
             yield from _about_peer(policy, members, group, rule)
+            yield from _about_protocol(group, rule)
         yield from _about_group(members, group, named.security_groups.get(group.id, 0))
     for address_group in policy.state.address_groups:
         if not address_group.entries:
@@ -111,6 +124,22 @@ def _about_peer(
             yield Finding(key, Doubt.NEVER_MATCHING_PEER, message)
         case _:
             return
+
+
+def _about_protocol(group: SecurityGroup, rule: Rule) -> Iterator[Finding]:
+    number = rule.protocol
+    if (
+        rule.enabled
+        and rule.family is Family.IPV6
+        and number is not None
+        and number in NO_PROTOCOLS
+    ):
+        message = (
+            f"rule {shown(rule.id)} matches nothing, because in IPv6 {number} is the number of "
+            f"{NO_PROTOCOLS[number]} and no protocol: name the protocol behind it, or remove the rule"
+        )
+        key = f"rule:{group.id}/{rule.id}"
+        yield Finding(key, Doubt.NEVER_MATCHING_PROTOCOL, message)
 
 
 def _dangling(key: str, rule: Rule, code: Doubt, peer_id: str) -> Finding:

@@ -28,7 +28,7 @@ def zones(policy: Policy, local: Iterable[str]) -> Mapping[str, int]:
         local: ids of the ports on this host. Only their VPCs can meet here; of these, the ports of
             every host count, since a connection's other end may be anywhere.
     """
-    together = _connected(policy)
+    together = connected(policy)
     here = {together[policy.ports[port_id].vpc_id] for port_id in local}
     apart: set[str] = set()
     if len(here) > 1:
@@ -51,7 +51,7 @@ def _number(name: str) -> int:
     return int.from_bytes(digest, "big") % LAST_ZONE + 1
 
 
-def _connected(policy: Policy) -> dict[str, str]:
+def connected(policy: Policy) -> dict[str, str]:
     """Return by VPC the first id of all that peerings connect it with, over any number of steps."""
     ids = {vpc.id for vpc in policy.state.vpcs} | {p.vpc_id for p in policy.ports.values()}
     found: dict[str, str] = {}

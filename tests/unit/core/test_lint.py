@@ -341,7 +341,7 @@ def balanced(*listeners: Listener) -> list[tuple[str, str]]:
     """Return what is said of a load balancer in a VPC that is peered with ``w`` and not with ``x``."""
     made = state(
         [group("a", rule("egress"))],
-        [port(f"p-{vpc}", ["a"], ["10.0.0.1"], vpc=vpc) for vpc in "vwx"],
+        [port(f"p-{vpc}", ["a"], [f"10.0.{at}.1"], vpc=vpc) for at, vpc in enumerate("vwx")],
         peerings=[("v", "w"), ("w", "x")],
     )
     one = LoadBalancer(
@@ -375,6 +375,37 @@ def test_a_load_balancer_without_members_is_idle() -> None:
         "load balancer 'lb' does nothing, because no listener has members: "
         "add what is missing, or remove it"
     )
+
+
+@pytest.mark.parametrize(
+    ("peerings", "shared", "told"),
+    [
+        ((), "10.0.0.1", 0),
+        ((("v", "w"),), "10.0.0.1", 1),
+        ((("v", "w"),), "fe80::1", 0),
+        ((("v", "x"), ("x", "w")), "fd00::1", 1),
+        ((("v", "x"),), "10.0.0.1", 0),
+    ],
+)
+def test_connected_vpcs_with_one_address_are_told_once(
+    peerings: tuple[tuple[str, str], ...], shared: str, told: int
+) -> None:
+    ports = [
+        port("p", ["a"], [shared, "10.0.9.1"], vpc="v"),
+        port("q", ["a"], [shared, *(["10.0.9.1"] if told else [])], vpc="w"),
+        port("r", ["a"], ["10.0.1.1"], vpc="x"),
+    ]
+    found = codes(state([group("a", rule("egress"))], ports, peerings=peerings))
+    assert [code for code, _ in found] == ["shared-address"] * told
+
+
+@pytest.mark.parametrize("number", [0, 43, 44, 59, 60])
+@pytest.mark.parametrize("family", Family)
+def test_in_ipv6_some_numbers_are_no_protocols(number: int, family: Family) -> None:
+    made = group("a", rule("ingress", number, action="deny", family=family))
+    found = codes(state([made], [port("p", ["a"], ["10.0.0.1", "fd00::1"])]))
+    matched_never = ["never-matching-protocol"] if family is Family.IPV6 else []
+    assert [code for code, _ in found if code != "redundant-rule"] == matched_never
 
 
 def test_an_empty_address_group_is_told_once() -> None:
