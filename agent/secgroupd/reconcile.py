@@ -216,8 +216,7 @@ class Reconciler:
         generations = self._generations(bindings, cleared, came)
         kept = self._kept.next()
         left = _left(self.record, links, present)
-        host = replace(self.host(bindings), left=frozenset(left))
-        tables = compile_host(policy, host, generations, kept)
+        tables = compile_host(policy, self.host(bindings, left), generations, kept)
         self._kept = kept
         plan = self._difference(tables)
         if plan:
@@ -260,10 +259,18 @@ class Reconciler:
         self._policies = (policy, *(one for one in self._policies if one is not policy))[:2]
         return policy
 
-    def host(self, bindings: Mapping[str, Binding]) -> Host:
-        """Return what the compiler must know of the host with these ports."""
+    def host(self, bindings: Mapping[str, Binding], left: Iterable[int] = ()) -> Host:
+        """Return what the compiler must know of the host with these ports, and of links without theirs."""
         held = frozenset(self._held)
-        return Host(bindings, self.managed, self.timeouts, self.abilities, held, self.logging)
+        return Host(
+            bindings,
+            self.managed,
+            self.timeouts,
+            self.abilities,
+            held,
+            self.logging,
+            frozenset(left),
+        )
 
     def apply(
         self,

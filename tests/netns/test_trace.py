@@ -122,6 +122,18 @@ def test_a_spoof_is_shown_with_the_source_check(agent: Agent) -> None:
     assert found["steps"][-1]["meaning"] == "not the port's to send"
 
 
+def test_an_interface_that_its_port_has_left_is_shown_as_closed(agent: Agent) -> None:
+    before = agent.status()["generation"]
+    agent.give(DOCUMENT.replace("interface: tap1", "host_id: elsewhere"))
+    await_that(lambda: agent.status()["generation"] != before)
+    traced = Traced(agent, "--json", "--from", "p1", "--to", FAR[4])
+    assert not send(agent, inward=False, protocol=UDP, dport=99)
+    code, said = traced.end()
+    found = json.loads(said)
+    assert code == 3 and found["steps"][-1]["chain"] == "closed"
+    assert not [step for step in found["steps"] if "not the document" in step["rule"]]
+
+
 def test_nothing_is_left_by_one_that_is_killed(agent: Agent) -> None:
     traced = Traced(agent, "--from", FAR[4], "--to", "p1")
     assert "secgroupd_trace" in agent.lab.hv.run(["nft", "list", "tables"]).stdout

@@ -169,7 +169,7 @@ def _tables(nft: Nft, settings: Settings, policy: Policy, record: Record) -> Map
     """Return what the compiler makes of what is in force."""
     reconciler = Reconciler(nft)
     configure(reconciler, settings)
-    host = reconciler.host(record.bindings)
+    host = reconciler.host(record.bindings, record.left)
     return compile_host(policy, host, record.generations)
 
 
