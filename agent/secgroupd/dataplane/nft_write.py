@@ -14,6 +14,7 @@ import struct
 from collections.abc import Callable, Iterable, Sequence
 from ipaddress import ip_network
 
+from secgroupd.core.headers import IPV6
 from secgroupd.core.plan import Line
 from secgroupd.core.ruleset import TABLE, Data
 from secgroupd.dataplane.netlink import (
@@ -36,7 +37,7 @@ NEW_ELEMENTS, DELETE_ELEMENTS, NEW_OBJECT, DELETE_OBJECT = 12, 14, 18, 20
 
 CODES = {"drop": 0, "accept": 1, "return": -5, "jump": -3, "goto": -4}
 CT_DIRECTION, CT_MARK, CT_DST_IP, CT_DST_IP6 = 1, 3, 20, 22
-META_L4PROTO = 16
+META_PROTOCOL, META_L4PROTO = 1, 16
 EQUAL, UNEQUAL, AT_MOST, AT_LEAST = 0, 1, 3, 5
 TO_NETWORK_ORDER = 1
 VERDICT, FIRST, SECOND = 0, 1, 9
@@ -197,6 +198,18 @@ def _direction(word: str) -> list[bytes]:
     return [_load_ct(CT_DIRECTION), _compare(bytes([DIRECTIONS[word]]))]
 
 
+def _load_meta(key: int) -> bytes:
+    return _expression("meta", _number(1, FIRST), _number(2, key))
+
+
+def _ipv6() -> list[bytes]:
+    return [_load_meta(META_PROTOCOL), _compare(struct.pack(">H", IPV6))]
+
+
+def _protocol(number: str) -> list[bytes]:
+    return [_load_meta(META_L4PROTO), _compare(bytes([int(number)]))]
+
+
 def _mark(mask: str, condition: str, first: str, last: str | None) -> list[bytes]:
     loaded = [_load_ct(CT_MARK), _mask(_own_order(int(mask, 16)), bytes(4))]
     if last is None:
@@ -256,6 +269,8 @@ _FORMS: Sequence[tuple[re.Pattern[str], Callable[..., list[bytes]]]] = [
     (re.compile(pattern), make)
     for pattern, make in (
         (r"ct direction (original|reply) ", _direction),
+        (r"meta protocol ip6 ", _ipv6),
+        (r"meta l4proto (\d+) ", _protocol),
         (r"ct mark and (0x\w+) (== |!= |)(0x\w+)(?:-(0x\w+))? ", _mark),
         (r"ct mark set ct mark (?:and (0x\w+) )?or (0x\w+) ", _set_mark),
         (rf"counter name {_PEER}( \. meta l4proto)? map @(\S+) ", _counter_by_peer),
