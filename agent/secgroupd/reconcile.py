@@ -25,7 +25,7 @@ from secgroupd.core.marks import LAST_GENERATION
 from secgroupd.core.model import Clearing, State, Timeout
 from secgroupd.core.names import ADOPTING, FROM_PORT, TO_PORT
 from secgroupd.core.nflog import SILENT, Logging
-from secgroupd.core.plan import Known, Line, Observed, Plan, combined, diff, removal, shared
+from secgroupd.core.plan import Known, Line, Observed, Plan, combined, diff, expected, removal
 from secgroupd.core.policy import Policy
 from secgroupd.core.ruleset import TABLE, Ruleset, quotable, quoted
 from secgroupd.core.zones import zones
@@ -61,7 +61,8 @@ class Kernel(Protocol):
     def observe(self, family: str = "inet", before: Observed | None = None) -> Observed | None:
         """Return the table of a family, or None when there is none.
 
-        ``before`` is what was known of it, which spares work where it is so still.
+        ``before`` is what was known of it, or what it should be, which spares work and memory where it
+        is so.
         """
 
     def reobserve(self, known: Observed, plan: Plan, family: str = "inet") -> Observed:
@@ -238,12 +239,9 @@ class Reconciler:
         return self._abilities
 
     def _difference(self, tables: Mapping[str, Ruleset]) -> Plan:
-        observed = self._observed()
+        observed = self._observed(tables)
         plan = difference(tables, observed, owned=self._owned(), known=self._equal)
         if not plan:
-            if not self._equal:
-                # It has just been read whole, and is as large as what it was compared with.
-                self._known = {f: shared(one, tables[f]) for f, one in observed.items()}
             self._equal = {family: Known(table) for family, table in tables.items()}
         return plan
 
@@ -440,11 +438,20 @@ class Reconciler:
         if self._known is not None:
             self._known_before, self._known = self._known, None
 
-    def _observed(self) -> Mapping[str, Observed]:
+    def _observed(
+        self, tables: Mapping[str, Ruleset] = MappingProxyType({})
+    ) -> Mapping[str, Observed]:
+        """Return what the kernel has: what is known, or what is read now.
+
+        Args:
+            tables: what it should have. What it has is as large, and is held as the same objects.
+        """
         if self._known is None:
             self._equal = {}
             self._known_at = self.kernel.generation()
-            before, self._known_before = self._known_before, {}
+            known, self._known_before = self._known_before, {}
+            before = {f: expected(table) for f, table in tables.items() if f not in known}
+            before |= known
             seen = {family: self.kernel.observe(family, before.get(family)) for family in FAMILIES}
             self._known = {family: table for family, table in seen.items() if table is not None}
         return self._known

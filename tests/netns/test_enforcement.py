@@ -17,7 +17,7 @@ from tests.tables import family
 from secgroupd.core import names
 from secgroupd.core.host import FAMILIES
 from secgroupd.core.model import DCCP, ICMP, TCP, UDP, Family, State
-from secgroupd.core.plan import Line, Plan, diff
+from secgroupd.core.plan import Line, Plan, diff, expected
 from secgroupd.errors import TransactionRefused
 from secgroupd.proving import frames
 from secgroupd.proving.namespaces import Lab
@@ -263,6 +263,7 @@ def test_elements_that_are_shown_as_before_are_those_of_before_and_others_are_re
             assert again is not None
             for name, one in before.sets.items():
                 assert one.timeout or again.sets[name].elements is one.elements
+            assert again.chains is before.chains
             ports = next(name for name in before.sets if name.startswith("ports_to_"))
             for change in (
                 f'delete element {where} secgroupd {ports} {{ "tap1" }}',
@@ -275,6 +276,22 @@ def test_elements_that_are_shown_as_before_are_those_of_before_and_others_are_re
                 assert changed == nft.observe(where)
                 assert changed.sets[ports] != before.sets[ports]
                 before = changed
+
+
+def test_what_the_kernel_has_is_held_once_with_what_it_should_have() -> None:
+    made = _pair(("tap1", "tap2"))
+    with Lab() as lab:
+        _build(lab, made)
+        with enforcer(lab) as reconciler:
+            reconciler.apply(made, bindings(lab, made))
+            table = reconciler.propose(made, bindings(lab, made)).tables[family(lab)]
+            wanted = expected(table)
+            there = reconciler.kernel.observe(family(lab), wanted)
+            assert there is not None
+            assert (there.chains, there.counters) == (wanted.chains, wanted.counters)
+            assert there.chains is wanted.chains and there.counters is wanted.counters
+            for name, one in table.sets.items():
+                assert one.timeout or there.sets[name].elements is one.elements
 
 
 def test_other_tables_stay_as_they_are() -> None:

@@ -203,8 +203,15 @@ class Classes:
         def make(_: Kept) -> _Parted:
             found = partition([ordered.rule for ordered in rules], direction, family)
             icmp = icmp_protocol(family)
+            # Half of the boxes lie between ports that rules name, and many of those are equal.
+            once: dict[ServiceClass, ServiceClass] = {}
             return _Parted(
-                tuple(None if found.icmp and b.low[0] == icmp else b.service for b in found.boxes),
+                tuple(
+                    None
+                    if found.icmp and b.low[0] == icmp
+                    else once.setdefault(b.service, b.service)
+                    for b in found.boxes
+                ),
                 tuple(box(Key.SERVICE, b.low[::-1], b.high[::-1]) for b in found.boxes),
                 found.icmp,
                 next(b.service for b in found.boxes if b.low[0] <= icmp <= b.high[0]),
@@ -310,7 +317,9 @@ class Classes:
             lines = (*(NftRule(text, scope.origin) for text in texts), *lines)
         denies = [line.text for line in lines] == [judge.deny]
         chain = None if denies else Chain(name, lines)
-        return _Made(chain, tuple(peers.sets.values()), peers.members, tuple(peers.counters))
+        return _Made(
+            chain, tuple(peers.sets.values()), tuple(peers.members.items()), tuple(peers.counters)
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -319,5 +328,5 @@ class _Made:
 
     chain: Chain | None
     sets: tuple[Set, ...]
-    members: Mapping[str, Membership]
+    members: tuple[tuple[str, Membership], ...]
     counters: tuple[str, ...]

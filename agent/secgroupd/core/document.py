@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from functools import cached_property
-from types import MappingProxyType
 from typing import Any
 
 from secgroupd.core import lint
@@ -35,7 +34,7 @@ from secgroupd.core.reading import (
     scalar_kind,
     shown,
 )
-from secgroupd.core.rereading import FileRead, Together, Unfit, read_files
+from secgroupd.core.rereading import FileRead, Spots, Together, Unfit, read_files
 from secgroupd.core.revision import revision
 from secgroupd.core.scalars import BOOLEAN, Plain
 from secgroupd.core.tree import Budget, Node, TooLarge
@@ -127,11 +126,10 @@ def _by_files(sources: Sequence[Source], before: Mapping[str, FileRead]) -> Pars
     for one in files.values():
         digests.update(one.digests)
     places = Together([one.places for one in files.values()])
-    spots = Together([one.spots for one in files.values()])
     state = _merged([one.values for one in files.values()], sources, reader, places)
     if reader.problems:
         raise Unfit
-    state = replace(state, revision=revision(state, digests), places=spots)
+    state = replace(state, revision=revision(state, digests), places=Spots(places))
     return Parsed(state, files, places)
 
 
@@ -151,8 +149,7 @@ def parse_whole(sources: Sequence[Source]) -> Parsed:
         raise DocumentError(tuple(reader.problems)) from None
     if reader.problems:
         raise DocumentError(tuple(reader.problems))
-    spots = {key: place.spot for key, place in reader.places.items()}
-    state = replace(state, revision=revision(state), places=MappingProxyType(spots))
+    state = replace(state, revision=revision(state), places=Spots(reader.places))
     return Parsed(state, {}, reader.places)
 
 

@@ -7,6 +7,7 @@ What a compile did not ask for is not kept beyond it.
 
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -18,6 +19,10 @@ class _Part:
     made: Any
     within: Mapping[Hashable, "_Part"]
     """The parts that were made for this one."""
+
+
+_NONE: Mapping[Hashable, _Part] = MappingProxyType({})
+"""Most parts have none within them, and there are tens of thousands."""
 
 
 @dataclass(slots=True)
@@ -47,8 +52,8 @@ class Kept:
         part = self._parts.get(name) or self._before.get(name)
         if part is None or part.inputs != inputs:
             self.made.append(name)
-            within = Kept(part.within if part else {}, made=self.made)
-            part = _Part(inputs, make(within), within._parts)
+            within = Kept(part.within if part else _NONE, made=self.made)
+            part = _Part(inputs, make(within), within._parts or _NONE)
         self._parts[name] = part
         found: T = part.made
         return found

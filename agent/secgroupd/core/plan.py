@@ -143,13 +143,6 @@ def expected(ruleset: Ruleset) -> Observed:
     )
 
 
-def shared(observed: Observed, ruleset: Ruleset) -> Observed:
-    """Return what was observed and found to be a ruleset, held once: as that one's objects."""
-    meant = expected(ruleset)
-    sets = {name: replace(one, seen=observed.sets[name].seen) for name, one in meant.sets.items()}
-    return replace(observed, chains=meant.chains, sets=sets, counters=meant.counters)
-
-
 def _expected_set(one: Set) -> ObservedSet:
     length = sum(padded(field) for field in one.key.value.fields)
     return ObservedSet(
@@ -412,7 +405,8 @@ class _Difference:
         kept = [
             name
             for name in self.sets
-            if self.desired.sets[name].elements != self.observed.sets[name].elements
+            if self.desired.sets[name].elements is not self.observed.sets[name].elements
+            and self.desired.sets[name].elements != self.observed.sets[name].elements
         ]
         for name in kept:
             one, old = self.desired.sets[name], self.observed.sets[name].elements
@@ -433,8 +427,8 @@ class _Difference:
             yield Line(f"delete ct timeout {self.table} {name}")
 
     def _fill(self, chain: Chain) -> Iterator[Line]:
-        for rule in chain.rules:
-            text = f'{rule.text} comment "{rule.digest}"'
+        for rule, digest in zip(chain.rules, chain.digests, strict=True):
+            text = f'{rule.text} comment "{digest}"'
             yield Line(f"add rule {self.table} {chain.name} {text}", rule.origin)
 
     def _add(self, one: Set, there: Mapping[bytes, str]) -> Iterator[Line]:

@@ -34,7 +34,6 @@ class FileRead:
         declared: the ids of its objects by kind, with their places.
         families: the IP versions of the address groups in it.
         places: where its objects stand, by ``kind:id``.
-        spots: the same as ``FILE:LINE``.
         digests: of the objects in it, by the identity of each.
         asked: kind and id of each object that it refers to.
         families_asked: the address groups whose IP version it asked for, with the answers.
@@ -49,7 +48,6 @@ class FileRead:
     declared: Mapping[str, Mapping[str, Place]]
     families: Mapping[str, Family]
     places: Mapping[str, Place]
-    spots: Mapping[str, str]
     digests: Mapping[int, bytes]
     asked: frozenset[tuple[str, str]]
     families_asked: Mapping[str, Family | None]
@@ -84,6 +82,24 @@ class Together(Mapping[str, V]):
 
     def __len__(self) -> int:
         return len(self._made())
+
+
+class Spots(Mapping[str, str]):
+    """Places as ``FILE:LINE``, each made when it is asked for."""
+
+    __slots__ = ("_places",)
+
+    def __init__(self, places: Mapping[str, Place]) -> None:
+        self._places = places
+
+    def __getitem__(self, key: str) -> str:
+        return self._places[key].spot
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
 
 
 def read_files(
@@ -183,7 +199,6 @@ def _read(
         declaring.declared,
         declaring.families,
         reader.places,
-        {key: place.spot for key, place in reader.places.items()},
         {id(each): digest(each) for section in SECTIONS for each in given.get(section, ())},
         frozenset(reader.asked),
         reader.families_asked,

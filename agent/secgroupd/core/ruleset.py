@@ -12,7 +12,7 @@ import socket
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 TABLE = "secgroupd"
 """Name of the one table in each family."""
@@ -196,7 +196,13 @@ class NftRule:
     @property
     def digest(self) -> str:
         """What identifies the rule in the kernel: it is stored as the rule's comment."""
-        return hashlib.blake2b(self.text.encode(), digest_size=6).hexdigest()
+        return _rule_digest(self.text)
+
+
+@lru_cache(maxsize=16)
+def _rule_digest(text: str) -> str:
+    """Return the digest of a rule; half of all rules are a few, whose digests are the same objects."""
+    return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,9 +218,12 @@ class Hook:
         return f"type filter hook {self.name} priority {self.priority}; policy accept;"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Chain:
-    """A chain and its rules in order."""
+    """A chain and its rules in order.
+
+    ``digests`` are the rules', in order, which is how a chain is compared with the kernel's.
+    """
 
     name: str
     rules: tuple[NftRule, ...]
@@ -222,10 +231,11 @@ class Chain:
     passable: bool = False
     """Whether a packet may as well find it without rules, because it is judged behind the jump to it."""
 
-    @cached_property
-    def digests(self) -> tuple[str, ...]:
-        """The rules' digests in order, which is how a chain is compared with the kernel's."""
-        return tuple(rule.digest for rule in self.rules)
+    digests: tuple[str, ...] = field(init=False, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        """Make the digests, once and for all."""
+        object.__setattr__(self, "digests", tuple([rule.digest for rule in self.rules]))
 
 
 class Data(Enum):

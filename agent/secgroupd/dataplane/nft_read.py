@@ -17,6 +17,7 @@ from secgroupd.dataplane.netlink import (
     Netlink,
     attribute,
     attributes,
+    by_type,
     text,
     text_attribute,
     u32,
@@ -77,8 +78,10 @@ def observe(netlink: Netlink, family: str, before: Observed | None = None) -> Ob
     Args:
         netlink: to the kernel.
         family: the table's.
-        before: the table as it was known before. Elements that the kernel shows as it did then, to
-            the byte, are those; they are not made sense of again, which takes most of the time.
+        before: the table as it was known before, or should be. Elements that the kernel shows as it
+            did then, to the byte, are those; they are not made sense of again, which takes most of
+            the time. What is equal to what was before is the identical objects, so that it is held
+            once.
 
     Raises:
         DumpInterrupted: it kept changing while it was read.
@@ -173,7 +176,7 @@ def tables_with_sets(netlink: Netlink) -> Sequence[str]:
         OSError: the kernel refused to show them.
     """
     found = {
-        f"{family} {text(dict(attributes(body))[1])}"
+        f"{family} {text(by_type(body)[1])}"
         for family, number in ALL_FAMILIES.items()
         for body in netlink.dump(SUBSYSTEM | GET_SET, number)
     }
@@ -216,7 +219,7 @@ def _ask(netlink: Netlink, kind: int, family: int, payload: bytes) -> list[memor
 def _flags(netlink: Netlink, family: int) -> int | None:
     """Return the table's flags, or None when there is no table."""
     for body in netlink.dump(SUBSYSTEM | GET_TABLE, family):
-        parts = dict(attributes(body))
+        parts = by_type(body)
         if text(parts[1]) == TABLE:
             return u32(parts[2]) if 2 in parts else 0
     return None
@@ -226,18 +229,20 @@ def _read(netlink: Netlink, family: int, before: Observed | None) -> Observed | 
     flags = _flags(netlink, family)
     if flags is None:
         return None
-    rules = netlink.dump(SUBSYSTEM | GET_RULE, family, text_attribute(1, TABLE))
-    digests = _digests(rules)
+    # What was received of the rules is not held while the rest is read.
+    digests = _digests(netlink.dump(SUBSYSTEM | GET_RULE, family, text_attribute(1, TABLE)))
     chains = {
         name: ObservedChain(hook, tuple(digests.get(name, ())))
         for name, hook in _chains(netlink.dump(SUBSYSTEM | GET_CHAIN, family), family)
     }
     sets = netlink.dump(SUBSYSTEM | GET_SET, family, text_attribute(1, TABLE))
+    counters = frozenset(_objects(netlink, family, OBJECT_COUNTER))
+    before = before or Observed({}, {})
     return Observed(
-        chains,
-        _sets(netlink, family, sets, before.sets if before else {}),
+        before.chains if chains == before.chains else chains,
+        _sets(netlink, family, sets, before.sets),
         frozenset(_objects(netlink, family, OBJECT_TIMEOUT)),
-        frozenset(_objects(netlink, family, OBJECT_COUNTER)),
+        before.counters if counters == before.counters else counters,
         *_condition(flags),
     )
 
@@ -261,7 +266,7 @@ def _number_attribute(kind: int, number: int) -> bytes:
 def _ours(bodies: Iterable[memoryview]) -> Iterator[dict[int, memoryview]]:
     """Yield the attributes of the objects of our table; their first one names the table."""
     for body in bodies:
-        parts = dict(attributes(body))
+        parts = by_type(body)
         if parts[1] == OURS:
             yield parts
 
@@ -283,7 +288,7 @@ def _chains(bodies: Iterable[memoryview], family: int) -> Iterator[tuple[str, Ho
 
 def _hook(chain: Mapping[int, memoryview], known: Mapping[int, str]) -> Hook:
     """Return where a base chain is called; one that is not as ours are has a name like no hook's."""
-    parts = dict(attributes(chain[4]))
+    parts = by_type(chain[4])
     number, kind, policy = u32(parts[1]), text(chain[7]), VERDICTS[u32(chain[5])]
     name = known.get(number, str(number))
     if (kind, policy) != ("filter", "accept"):
@@ -359,7 +364,8 @@ def _elements(
 ) -> tuple[Mapping[bytes, str], bytes]:
     """Return the elements of a set, and the digest of what the kernel shows of them.
 
-    What it shows as it did before means what it did: the elements of then are the ones of now.
+    What it shows as it did before means what it did: the elements of then are the ones of now, and
+    so are they where they are equal.
     """
     bodies = netlink.dump(SUBSYSTEM | GET_ELEMENTS, family, _of_table(name))
     total = blake2b(digest_size=16)
@@ -368,7 +374,8 @@ def _elements(
     seen = total.digest()
     if before is not None and before.seen == seen:
         return before.elements, seen
-    return dict(map(_element, _contained(bodies))), seen
+    found = dict(map(_element, _contained(bodies)))
+    return (before.elements if before is not None and before.elements == found else found), seen
 
 
 def _dumped(netlink: Netlink, family: int, name: str) -> Iterator[memoryview]:
@@ -408,7 +415,7 @@ def _counted(element: memoryview) -> tuple[bytes, tuple[int, int]]:
         key_head, key, bytes_head, octets, packets_head, packets = COUNTED.unpack(element)
         if (key_head, bytes_head, packets_head) == COUNTED_HEADS:
             return key, (packets, octets)
-    parts = dict(attributes(element))
+    parts = by_type(element)
     count = 0, 0
     if ELEMENT_EXPRESSION in parts:
         name, data = (value for _, value in attributes(parts[ELEMENT_EXPRESSION]))
@@ -423,7 +430,7 @@ def _count(counter: memoryview) -> tuple[int, int]:
         bytes_head, octets, packets_head, packets = COUNTER.unpack(counter)
         if (bytes_head, packets_head) == COUNTER_HEADS:
             return packets, octets
-    parts = dict(attributes(counter))
+    parts = by_type(counter)
     packets, octets = (
         struct.unpack(">Q", parts[kind])[0] for kind in (COUNTER_PACKETS, COUNTER_BYTES)
     )
