@@ -340,9 +340,9 @@ class _Compiler:
             names.LINK_OUT,
             [
                 *arp_out,
+                *_NO_ROUTER,
                 *self._part("nd", judged, lambda d, _: sourcechains.add_nd_checks(d, judged)),
                 f"meta l4proto ipv6-icmp icmpv6 type {{ {types_out} }} accept",
-                f"{all_types} goto {names.DENY_OUT}",
             ],
         )
         for number in {g.of(port.id) for port, _ in judged}:
@@ -416,6 +416,7 @@ class _Compiler:
                 related,
                 [
                     "meta l4proto != { icmp, ipv6-icmp } return",
+                    *(_NO_ROUTER if side == "i" else ()),
                     f"jump {known}",
                     *(exempt.reply if side == "i" else exempt.original),
                     f"ct direction {judged_again} jump {live}",
@@ -487,15 +488,10 @@ class _Compiler:
         link = names.LINK_IN if inbound else names.LINK_OUT
         odd = draft.chain(f"{side}_odd_{stem}", [f"jump {link}", *own.untracked, deny], origin)
         established = [f"ct state established jump {names.LIVE_TO}"]
-        # Related to a connection (the kernel relates redirects of both families) or not: a port is no router.
-        types = {"icmp": ICMP_ROUTER_TYPES, "icmpv6": ROUTER_TYPES}
-        routers = [(word, kind) for word, kinds in types.items() for kind in sorted(kinds)]
-        no_router = [] if inbound else [f"{word} type {kind} {deny}" for word, kind in routers]
         pieces = self._later_fragments(draft) if inbound and self._bridged else []
         seen = draft.chain(
             f"{side}_seen_{stem}",
             [
-                *no_router,
                 f"ct state invalid,untracked goto {odd}",
                 *pieces,
                 f"ct state related jump {names.RELATED_TO if inbound else names.RELATED_FROM}",
@@ -540,6 +536,14 @@ def _judged_since(number: int) -> str:
     """Return the condition that inbound rules have allowed a connection in a generation or later."""
     return f"ct mark and 0x{INBOUND:08x} 0x{number:x}-0x{LAST_GENERATION:08x}"
 
+
+_NO_ROUTER = tuple(
+    f"{word} type {kind} goto {names.DENY_OUT}"
+    for word, kinds in (("icmp", ICMP_ROUTER_TYPES), ("icmpv6", ROUTER_TYPES))
+    for kind in sorted(kinds)
+)
+"""A port is no router. What it says as one opens no connection, but the kernel relates redirects of both
+families to the connection whose packet they quote, so that they must be told apart from errors about it."""
 
 _UNTOLD = (
     f"meta protocol ip6 meta l4proto {AH} accept",
