@@ -216,20 +216,22 @@ def _missing(names: Iterable[str], there: Container[str]) -> list[str]:
 def _compared(
     desired: Ruleset, observed: Observed, known: Known | None
 ) -> tuple[list[str], list[str]]:
-    """Return the names of the chains, and those of the sets, that are there, or may be, otherwise."""
+    """Return the names of the chains, and those of the sets, that are there and otherwise."""
     there = known.ruleset if known else Ruleset(desired.family, {}, {})
     touched = known.touched if known else frozenset[str]()
-    chains = [
+    chains = {
         name
         for name in (*_others(desired.chains, there.chains), *touched)
-        if name in desired.chains and name in observed.chains
-    ]
-    sets = [
+        if (wanted := desired.chains.get(name)) and (found := observed.chains.get(name))
+        if wanted.digests != found.digests or wanted.hook != found.hook
+    }
+    sets = {
         name
         for name in (*_others(desired.sets, there.sets), *touched)
-        if name in desired.sets and name in observed.sets
-    ]
-    return sorted({*chains}), sorted({*sets})
+        if (one := desired.sets.get(name)) and (other := observed.sets.get(name))
+        if _reshaped(one, other) or _refilled(one, other)
+    }
+    return sorted(chains), sorted(sets)
 
 
 def _others(desired: Mapping[str, object], there: Mapping[str, object]) -> Iterator[str]:
@@ -246,6 +248,11 @@ def _reshaped(wanted: Set, there: ObservedSet) -> bool:
         there.timeout,
         there.size,
     )
+
+
+def _refilled(wanted: Set, there: ObservedSet) -> bool:
+    # Mostly they are the same object, which two mappings do not look at before they compare all.
+    return wanted.elements is not there.elements and wanted.elements != there.elements
 
 
 def _leading(sets: Mapping[str, Set | ObservedSet], chains: AbstractSet[str]) -> set[str]:
@@ -271,7 +278,7 @@ def _about(
 
 @dataclass(frozen=True)
 class _Difference:
-    """What is to be done; ``chains`` and ``sets`` are there, and are to be compared."""
+    """What is to be done; ``chains`` and ``sets`` are there, and otherwise than they are to be."""
 
     desired: Ruleset
     observed: Observed
@@ -402,17 +409,11 @@ class _Difference:
             yield Line(f"flush chain {self.table} {name}")
         for chain in changed:
             yield from self._fill(chain)
-        kept = [
-            name
-            for name in self.sets
-            if self.desired.sets[name].elements is not self.observed.sets[name].elements
-            and self.desired.sets[name].elements != self.observed.sets[name].elements
-        ]
-        for name in kept:
+        for name in self.sets:
             one, old = self.desired.sets[name], self.observed.sets[name].elements
             gone = sorted(raw for raw, verdict in old.items() if one.elements.get(raw) != verdict)
             yield from _about("delete element", self.table, one, gone, partial(key_text, one.key))
-        for name in kept:
+        for name in self.sets:
             yield from self._add(self.desired.sets[name], self.observed.sets[name].elements)
 
     def _remove(self) -> Iterator[Line]:
