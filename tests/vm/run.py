@@ -38,6 +38,7 @@ SELECTION = (
     ),
     (
         *(*WORKERS, "--wiring=switched"),
+        "tests/netns/test_closed.py",
         "tests/netns/test_enforcement.py",
         "tests/netns/test_kernel_agrees.py",
         "tests/netns/test_worked_examples_kernel.py",

@@ -27,6 +27,7 @@ from secgroupd.proving.packets import Probe, probe, run_probes
 pytestmark = pytest.mark.vm
 
 THIRD_MAC = "fa:16:3e:00:00:0c"
+UNTOLD_MAC = "fa:16:3e:00:00:77"
 OUTSIDE = "203.0.113.9"
 
 
@@ -77,10 +78,7 @@ def test_what_a_bridge_floods_reaches_nobody_else_and_stamps_nothing() -> None:
     made = trio()
     with Lab(wired=Wiring.SWITCHED) as lab:
         build(lab, made)
-        # A bridge that has learned nothing sends every frame to every port.
-        for name in ("uplink0", *lab.ports):
-            lab.hv.run(["bridge", "link", "set", "dev", name, "learning", "off"])
-        lab.hv.run(["ip", "link", "set", BRIDGE, "type", "bridge", "fdb_flush"])
+        forgetful(lab)
         outside = lab.outside_address(OUTSIDE)
         listeners = {name: at.namespace for name, at in lab.ports.items()}
         mark = frames.nonce()
@@ -100,6 +98,68 @@ def test_what_a_bridge_floods_reaches_nobody_else_and_stamps_nothing() -> None:
         frame = frames.ethernet(lab.uplinks["uplink0"].mac, MAC, frames.IPV4, allowed)
         seen = frames.arrived(outside, {"x": (mark, [frame])}, listeners, patience=2.0)
         assert {name for name, names in seen.items() if names} == {"tap-a"}
+
+
+def forgetful(lab: Lab) -> None:
+    """Have the bridge learn nothing, so that it sends every frame to every port."""
+    for name in ("uplink0", *lab.ports):
+        lab.hv.run(["bridge", "link", "set", "dev", name, "learning", "off"])
+    lab.hv.run(["ip", "link", "set", BRIDGE, "type", "bridge", "fdb_flush"])
+
+
+def test_what_a_bridge_floods_of_a_connection_reaches_no_interface_that_is_closed() -> None:
+    made = trio()
+    with Lab(wired=Wiring.SWITCHED) as lab:
+        build(lab, made)
+        enforce(lab, made)
+        lab.add_port(interface="tap-x", addresses=["10.0.0.13"])
+        forgetful(lab)
+        outside = lab.outside_address(OUTSIDE)
+        own = lab.uplinks["uplink0"].mac
+        listeners = {"outside": outside} | {n: at.namespace for n, at in lab.ports.items()}
+        there, here = ip_address(OUTSIDE), ip_address("10.0.0.10")
+        mark = frames.nonce()
+        asked = frames.ethernet(own, MAC, frames.IPV4, frames.udp(there, here, 4000, 1000, mark))
+        answer = frames.ethernet(MAC, own, frames.IPV4, frames.udp(here, there, 1000, 4000, mark))
+        for sender, frame, whom in (
+            (outside, asked, {"tap-a"}),
+            (lab.ports["tap-a"].namespace, answer, {"outside"}),
+            (outside, asked, {"tap-a"}),
+        ):
+            others = {n: at for n, at in listeners.items() if at is not sender}
+            seen = frames.arrived(sender, {"x": (mark, [frame])}, others, patience=2.0)
+            assert {name for name, names in seen.items() if names} == whom
+
+
+def test_what_is_for_a_mac_that_nobody_told_reaches_who_may_have_any() -> None:
+    groups = [group("all", *both("egress"), *both())]
+    ports = [
+        replace(port("told", ["all"], ["10.0.0.10"]), mac_address=MAC),
+        port("by-address", ["all"], ["10.0.0.11"]),
+        replace(port("any", ["all"], ["10.0.0.12"]), mac_address=NEIGHBOUR_MAC, source_check=False),
+        port("free", [], ["10.0.0.13"], mac=THIRD_MAC, security=False),
+    ]
+    made = state(groups, ports)
+    with Lab(wired=Wiring.SWITCHED) as lab:
+        build(lab, made)
+        enforce(lab, made)
+        lab.add_port(interface="tap-x", addresses=["10.0.0.14"])
+        forgetful(lab)
+        outside = lab.outside_address(OUTSIDE)
+        own = lab.uplinks["uplink0"].mac
+        listeners = {name: at.namespace for name, at in lab.ports.items()}
+        sent = {}
+        for target in ("10.0.0.10", "10.0.0.11", "10.0.0.99"):
+            mark = frames.nonce()
+            packet = frames.udp(ip_address(OUTSIDE), ip_address(target), 4000, 1000, mark)
+            sent[target] = mark, [frames.ethernet(own, UNTOLD_MAC, frames.IPV4, packet)]
+        assert frames.arrived(outside, sent, listeners, patience=2.0) == {
+            "tap-told": set(),
+            "tap-by-address": {"10.0.0.11"},
+            "tap-any": sent.keys(),
+            "tap-free": sent.keys(),
+            "tap-x": set(),
+        }
 
 
 def connections(lab: Lab) -> str:

@@ -95,7 +95,7 @@ def compile_host(
         checks = drafted(
             arp, kept, "checks", routed, lambda d, _: sourcechains.add_checks(d, routed)
         )
-        sourcechains.add_raw_hooks(arp, checks, None, patterns)
+        sourcechains.add_arp_hook(arp, checks, patterns)
         tables["arp"] = arp.ruleset()
     return tables
 
@@ -156,12 +156,13 @@ class _Compiler:
         self._profiles({self.policy.profile_of(port) for port, _ in judged})
         self.draft.fill(self.policy, self.kept)
         self._shared(judged)
-        self._raw(judged)
+        self._raw(local)
         bridged = [] if self._bridged else _local(self.policy, self.host, "bridge")
         exempt = balancing.add_exemptions(
             self.draft, self.policy, judged, _judged(bridged), self._limits()
         )
-        self._base(maps, self._guards(judged), exempt)
+        # Where no port is, everything is closed, whatever stamp a connection has.
+        self._base(maps, self._guards(local), exempt, trusting=self._trusting and bool(local))
         self._forwarded(local, bridged, exempt)
         return self.draft.ruleset()
 
@@ -254,19 +255,22 @@ class _Compiler:
             lines.append(f"{side}if @{found_set} goto {chain}")
         return lines
 
-    def _closed_at_once(self, side: str) -> list[str]:
-        """Return lines that close what ports have left before any mark is looked at: a look-up more, seldom."""
+    def _closed_at_once(self) -> list[str]:
+        """Return lines that close what ports have left before any mark is looked at: a look-up more, seldom.
+
+        What comes from there has ended before connection tracking.
+        """
         if not self.host.left:
             return []
         left = self.draft.host_set(names.LEFT, Key.INDEX, map(index_key, sorted(self.host.left)))
-        return [f"{side}if @{left} goto {names.CLOSED}"]
+        return [f"oif @{left} goto {names.CLOSED}"]
 
-    def _raw(self, judged: Sequence[LocalPort]) -> None:
+    def _raw(self, local: Sequence[LocalPort]) -> None:
         """Make what comes before connection tracking: the source check, and zones."""
-        checks = self._part("checks", judged, lambda d, _: sourcechains.add_checks(d, judged))
+        checks = self._part("checks", local, lambda d, _: sourcechains.add_checks(d, local))
         zoned = sourcechains.add_zones(self.draft, self._zones())
-        patterns = covering((b.interface for _, b in judged), self.host.managed)
-        sourcechains.add_raw_hooks(self.draft, checks, zoned, patterns)
+        leading = self._leading("i", names.RAW_MANAGED)
+        sourcechains.add_raw_hooks(self.draft, checks, zoned, leading)
 
     def _zones(self) -> dict[Binding, int]:
         """Return the interfaces whose packets are tracked in a zone other than the host's own.
@@ -291,26 +295,32 @@ class _Compiler:
                 found |= {Binding(uplink): number for uplink in vpc.uplinks}
         return found
 
-    def _guards(self, judged: Sequence[LocalPort]) -> list[str]:
+    def _guards(self, local: Sequence[LocalPort]) -> list[str]:
         """Return lines that keep from a bridge's port what is not meant for it.
 
         A bridge floods frames whose destination it has not learned. Such a copy must neither be
-        judged by the rules of a port that it is not meant for, nor stamp its connection there.
+        judged by the rules of a port that it is not meant for, nor stamp its connection there, nor
+        reach an interface that is closed because the connection's stamp is fresh.
         """
         if not self._bridged:
             return []
+        judged = _judged(local)
         stray = self.draft.chain(names.STRAY, ["counter drop"])
         tagged = {binding: f"goto {names.STRANGE}" for _, binding in judged}
-        strays = {b: f"goto {stray}" for p, b in judged if sourcechains.stationed(p, b)}
+        # Who returns from there goes on: what is for any MAC, or for one that the document lacks.
+        strays = {binding: "return" for _, binding in local}
         for port, binding in judged:
-            if port.source_check and binding not in strays:
-                strays[binding] = f"jump {sourcechains.add_home(self.draft, port)}"
+            if sourcechains.stationed(port, binding):
+                strays[binding] = f"goto {stray}"
+            elif port.source_check:
+                strays[binding] = f"goto {sourcechains.add_home(self.draft, port)}"
+        elsewhere = self.draft.interface_map("strays", strays).lines("o")
+        self.draft.chain(names.ELSEWHERE, [*elsewhere, f"goto {names.CLOSED}"])
         stations = sourcechains.add_stations(self.draft, judged)
         unicast = "ether daddr and 01:00:00:00:00:00 == 00:00:00:00:00:00"
-        unknown = f"{unicast} oifname . ether daddr != @{stations} "
         return [
             *self.draft.interface_map("access", tagged).lines("o", "ether type { 8021q, 8021ad } "),
-            *self.draft.interface_map("strays", strays).lines("o", unknown),
+            f"{unicast} oifname . ether daddr != @{stations} jump {names.ELSEWHERE}",
         ]
 
     # -- the shared skeleton ----------------------------------------------------------------
@@ -382,7 +392,9 @@ class _Compiler:
                 )
         return lines
 
-    def _base(self, maps: _Maps, guards: Sequence[str], exempt: balancing.Exempt) -> None:
+    def _base(
+        self, maps: _Maps, guards: Sequence[str], exempt: balancing.Exempt, *, trusting: bool
+    ) -> None:
         # Nothing is stamped later than now: where the newest minimum is now, fresh means equal,
         # which costs the kernel half of what an order does.
         g = self.generations
@@ -399,10 +411,9 @@ class _Compiler:
         )
         for base, inside, hook, side in _SIDES:
             known = names.KNOWN_FROM if side == "i" else names.KNOWN_TO
-            lines = self._closed_at_once(side)
-            lines += guards if side == "o" else []
-            lines += [f"ct state established jump {known}"] if self._trusting else []
-            lines += [_UNANSWERED] if self._trusting and side == "i" else []
+            lines = [*self._closed_at_once(), *guards] if side == "o" else []
+            lines += [f"ct state established jump {known}"] if trusting else []
+            lines += [_UNANSWERED] if trusting and side == "i" else []
             answers = [f"ct state established {line}" for line in exempt.reply]
             lines += exempt.to_port if side == "o" else answers
             lines += maps.ports(side).lines(side)

@@ -71,15 +71,18 @@ DENIED_TO = "denied_to"
 """The sets that count by interface what the rules have denied, from a port and to one."""
 
 UNTAGGED = "untagged"
+UNCHECKED = "unchecked"
 STRANGE = "strange"
 """On bridges: only frames that rules can judge come from a port or reach one."""
 
 FRAGMENT = "fragment"
 """On bridges: fragments other than the first, of what the host has routed there."""
 
+ELSEWHERE = "elsewhere"
 STRAY = "stray"
 HOME = "home"
-"""On bridges: unicast frames that are flooded to a port and meant for another one end here."""
+"""On bridges: what becomes of unicast frames for a MAC that is not known to be the interface's; those
+that are flooded to a port and meant for another one end in ``stray``."""
 
 LOGGED = "logged"
 """Which interfaces have had how many denied packets logged lately."""

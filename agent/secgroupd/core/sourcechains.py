@@ -2,8 +2,8 @@
 
 Ports with a MAC and single addresses share one chain and a few hash sets, whose elements are
 interface, MAC and address together. A port with wider pairs, without a MAC, or with a name that nft
-text cannot say has a chain of its own. Whatever passes returns; the rest is counted by port and
-dropped.
+text cannot say has a chain of its own. Whatever passes is accepted, so that what none of it speaks of
+meets what closes interfaces; the rest is counted by port and dropped.
 
 A packet is looked at as it came in: in fragments, which carry its addresses. What only the whole
 packet tells, the target of neighbour discovery, is checked after defragmentation (``nd_check``).
@@ -55,35 +55,34 @@ each the kernel walks the whole transaction (``nf_tables_bind_set``), 85 s for 5
 class Checks:
     """The way into the source check.
 
-    ``ports`` leads to the chains that tell whether a port may send a packet. ``at_once`` are lines
-    that return when one look-up has found interface, MAC and address together, as it does for nearly
-    every packet.
+    ``ports`` leads to the chains that tell whether a port may send a packet; what comes back is no
+    port's. ``at_once`` are lines that accept when one look-up has found interface, MAC and address
+    together, as it does for nearly every packet.
     """
 
     ports: InterfaceMap
     at_once: tuple[str, ...] = ()
 
 
-def add_checks(draft: Draft, ports: Sequence[LocalPort]) -> Checks | None:
+def add_checks(draft: Draft, ports: Sequence[LocalPort]) -> Checks:
     """Make the chains and sets of the source check; return the way into them.
 
     Args:
         draft: the table, of family ``inet``, ``bridge`` or ``arp``.
-        ports: those of this table that rules judge, with their bindings.
-
-    Returns:
-        None when no port of the table needs a look before connection tracking.
+        ports: those of this table, with their bindings.
     """
-    checked = [(p, b) for p, b in ports if p.source_check and b.matchable]
+    local = [(p, b) for p, b in ports if b.matchable]
+    checked = [(p, b) for p, b in local if p.port_security_enabled and p.source_check]
     plain = {b: sent for p, b in checked if _plain(sent := senders(p), b)}
-    verdicts: dict[Binding, str] = {}
+    verdicts = {binding: "accept" for _, binding in local}
     if draft.family == "bridge":
         draft.chain(names.STRANGE, [*draft.logging_denied(names.STRANGE), "counter drop"])
         known = f"ether type {{ ip, ip6, arp, {RARP} }}"
         draft.chain(names.UNTAGGED, [f"{known} return", f"goto {names.STRANGE}"])
-        verdicts = {b: f"jump {names.UNTAGGED}" for p, b in ports if b.matchable}
-    if not checked and not verdicts:
-        return None
+        unchecked = draft.chain(names.UNCHECKED, [f"jump {names.UNTAGGED}", "accept"])
+        verdicts |= {b: f"jump {unchecked}" for p, b in local if p.port_security_enabled}
+    if not checked:
+        return Checks(draft.interface_map("checks", verdicts))
     spoofs = draft.counting_set(names.SPOOFS, [b for _, b in checked])
     # What the host itself broadcasts into a routed port comes back here as if it were the port's,
     # but has no frame around it any more: that is no spoof of the port's.
@@ -92,7 +91,7 @@ def add_checks(draft: Draft, ports: Sequence[LocalPort]) -> Checks | None:
     draft.chain(names.SPOOFED, [*logging, *drops])
     at_once = _add_shared(draft, plain, add_stations(draft, checked))
     if draft.family != "arp":
-        newcomer = [f"{NO_ADDRESS_YET} return", f"goto {names.SPOOFED}"]
+        newcomer = [f"{NO_ADDRESS_YET} accept", f"goto {names.SPOOFED}"]
         draft.chain(names.CHECK_NEWCOMER, newcomer)
     for port, binding in checked:
         own = names.CHECK if binding in plain else _own_chain(draft, port)
@@ -158,7 +157,7 @@ def add_home(draft: Draft, port: Port) -> str:
     if port.mac_address is not None:
         lines += [f"ether daddr {mac} return" for mac in macs(port)]
     for version, word in ((4, "ip daddr"), (6, "ip6 daddr")):
-        lines += _own_lines(draft, mine, version, word)
+        lines += _own_lines(draft, mine, version, word, "return")
     lines.append(f"goto {names.STRAY}")
     return draft.chain(f"{names.HOME}_{digest(*lines)}", lines, origins.port(port.id))
 
@@ -211,17 +210,17 @@ def _add_shared(
             f"arp operation request arp saddr ip 0.0.0.0 {station} "
             f"iifname . arp saddr ether . arp daddr ip @{senders4}"
         )
-        arp = [f"{ARP_FORM} {sent} return", f"{ARP_FORM} {probe} return", spoofed]
+        arp = [f"{ARP_FORM} {sent} accept", f"{ARP_FORM} {probe} accept", spoofed]
         draft.chain(names.CHECK_ARP if draft.family == "bridge" else names.CHECK, arp)
     if draft.family == "arp":
         return ()
     senders6 = draft.host_set("senders6", Key.SENDER6, keys(6))
-    own4 = f"iifname . ether saddr . ip saddr @{senders4} return"
-    own6 = f"iifname . ether saddr . ip6 saddr @{senders6} return"
-    four = [own4, f"{DHCP_DISCOVER} {station} return", spoofed]
+    own4 = f"iifname . ether saddr . ip saddr @{senders4} accept"
+    own6 = f"iifname . ether saddr . ip6 saddr @{senders6} accept"
+    four = [own4, f"{DHCP_DISCOVER} {station} accept", spoofed]
     six = [
         own6,
-        f"{NO_ADDRESS} {NO_ADDRESS_YET} {station} return",
+        f"{NO_ADDRESS} {NO_ADDRESS_YET} {station} accept",
         spoofed,
     ]
     ways = {
@@ -231,7 +230,7 @@ def _add_shared(
     field = "meta protocol"
     if draft.family == "bridge":
         field = "ether type"
-        rarp = draft.chain(names.CHECK_RARP, [f"{station} return", spoofed])
+        rarp = draft.chain(names.CHECK_RARP, [f"{station} accept", spoofed])
         ways |= {"arp": names.CHECK_ARP, RARP: rarp}
     leading = [f"{field} {word} goto {chain}" for word, chain in ways.items()]
     last = f"goto {names.STRANGE}" if draft.family == "bridge" else spoofed
@@ -251,12 +250,12 @@ def _own_chain(draft: Draft, port: Port) -> str:
         sender = "" if mac is None else f"{frame}arp saddr ether {mac} "
         if draft.family != "arp":
             for version, word in ((4, "ip saddr"), (6, "ip6 saddr")):
-                lines += _own_lines(draft, ours, version, f"{frame}{word}")
-            lines.append(f"{frame}{DHCP_DISCOVER} return")
+                lines += _own_lines(draft, ours, version, f"{frame}{word}", "accept")
+            lines.append(f"{frame}{DHCP_DISCOVER} accept")
             last.append(f"{frame}{NO_ADDRESS} goto {names.CHECK_NEWCOMER}")
         if draft.family != "inet":
             lines += [
-                f"{sender}{ARP_FORM} {said} return"
+                f"{sender}{ARP_FORM} {said} accept"
                 for network in (s.network for s in ours if s.network.version == 4)
                 for said in (
                     f"arp saddr ip {network}",
@@ -264,17 +263,19 @@ def _own_chain(draft: Draft, port: Port) -> str:
                 )
             ]
         if draft.family == "bridge":
-            lines.append(f"{frame}ether type {RARP} return")
+            lines.append(f"{frame}ether type {RARP} accept")
     lines += [*last, f"goto {names.SPOOFED}"]
     name = f"{names.CHECK}_{digest(*lines)}"
     return draft.chain(name, lines, origins.port(port.id))
 
 
-def _own_lines(draft: Draft, ours: Iterable[Sender], version: int, expression: str) -> list[str]:
+def _own_lines(
+    draft: Draft, ours: Iterable[Sender], version: int, expression: str, passes: str
+) -> list[str]:
     """Return lines that let one MAC's networks of one family pass."""
     networks = [sender.network for sender in ours if sender.network.version == version]
     if len(networks) <= NETWORKS_IN_LINE:
-        return [f"{expression} {network} return" for network in networks]
+        return [f"{expression} {network} {passes}" for network in networks]
     key = Key.NETWORK4 if version == 4 else Key.NETWORK6
     bounds = merged(
         (int(network.network_address), int(network.broadcast_address)) for network in networks
@@ -282,7 +283,7 @@ def _own_lines(draft: Draft, ours: Iterable[Sender], version: int, expression: s
     elements = {box(key, (first, 0), (last, 255)): "" for first, last in bounds}
     name = f"s{version}_{content_digest(elements)}"
     draft.put(Set(name, key, elements, origin="allowed address pairs"))
-    return [f"{expression} . meta l4proto @{name} return"]
+    return [f"{expression} . meta l4proto @{name} {passes}"]
 
 
 def _own_nd_chain(draft: Draft, port: Port) -> str:
@@ -304,36 +305,45 @@ def add_zones(draft: Draft, zones: Mapping[Binding, int]) -> InterfaceMap | None
     """Make the map from interfaces to the chains that put their packets into a zone."""
     for number in sorted(set(zones.values())):
         draft.chain(names.zone(number), [f"ct zone set {number}"])
-    verdicts = {binding: f"goto {names.zone(number)}" for binding, number in zones.items()}
+    verdicts = {binding: f"jump {names.zone(number)}" for binding, number in zones.items()}
     return draft.interface_map("zones", verdicts) if verdicts else None
 
 
 def add_raw_hooks(
-    draft: Draft,
-    checks: Checks | None,
-    zones: InterfaceMap | None,
-    patterns: Sequence[str] = (),
+    draft: Draft, checks: Checks, zones: InterfaceMap | None, leading: Sequence[str]
 ) -> None:
-    """Make the base chains before connection tracking, where there is anything for them to do.
+    """Make the base chains before connection tracking: zones, and the source check.
+
+    What comes from an interface that no port claims ends here, or it would have a say in the
+    connections of ports.
 
     Args:
-        draft: the table.
+        draft: the table, of family ``inet`` or ``bridge``.
         checks: the way into the source check.
         zones: leads to the chains that set zones.
+        leading: lines that lead what comes from managed and claimed interfaces to RAW_MANAGED.
+    """
+    lines = zones.lines("i") if zones else []
+    if zones and draft.family == "bridge":
+        lines.append(f"meta ibrname vmap @{zones.by_name}")
+    elif zones:
+        draft.chain(names.RAW_OUT, zones.lines("o"), hook=Hook("output", PRIORITY))
+    inside = [*checks.at_once, *checks.ports.lines("i"), f"goto {names.CLOSED}"]
+    draft.chain(names.RAW_MANAGED, inside)
+    draft.chain(names.RAW_FROM, [*lines, *leading], hook=Hook("prerouting", PRIORITY))
+
+
+def add_arp_hook(draft: Draft, checks: Checks, patterns: Sequence[str]) -> None:
+    """Make the base chain for the ARP of routed ports.
+
+    Args:
+        draft: the table of family ``arp``.
+        checks: the way into the source check.
         patterns: what covers the names of all ports that rules judge, if anything does: to compare
             with it costs packets of other interfaces half of what a look-up does.
     """
-    lines = checks.ports.lines("i") if checks else []
-    if checks and patterns:
-        draft.chain(names.RAW_MANAGED, [*checks.at_once, lines.pop()])
-        lines += [f"iifname {quoted_pattern(one)} jump {names.RAW_MANAGED}" for one in patterns]
-    if zones:
-        lines += zones.lines("i")
-        if draft.family == "bridge":
-            lines.append(f"meta ibrname vmap @{zones.by_name}")
-        else:
-            hook = Hook("output", PRIORITY)
-            draft.chain(names.RAW_OUT, zones.lines("o"), hook=hook)
-    if lines:
-        hook = Hook("input" if draft.family == "arp" else "prerouting", PRIORITY)
-        draft.chain(names.RAW_FROM, lines, hook=hook)
+    lines = checks.ports.lines("i")
+    if patterns:
+        draft.chain(names.RAW_MANAGED, [lines.pop()])
+        lines += [f"iifname {quoted_pattern(one)} goto {names.RAW_MANAGED}" for one in patterns]
+    draft.chain(names.RAW_FROM, lines, hook=Hook("input", PRIORITY))

@@ -48,6 +48,7 @@ MEANINGS = {
     names.APART: "between VPCs that no peering connects",
     names.CLOSED: "interface without a port",
     names.STRANGE: "a frame that rules cannot judge",
+    names.ELSEWHERE: "a frame for another MAC than a port's own",
     names.STRAY: "a frame that is meant for another port",
 }
 """What chains are for; those of security groups say it by their origin."""
