@@ -249,13 +249,14 @@ class Guard:
         self.traffic.show(outcome.policy, bound.bindings)
         self.drops.show(outcome.policy, bound.bindings)
         self.drops.logging(in_force=LIVE_GROUP in self.reconciler.logging.denied)
-        if outcome.plan or outcome.cleared or outcome.arrived:
+        if outcome.plan or outcome.cleared or outcome.arrived or outcome.vacated:
             job = Job(
                 outcome.policy,
                 outcome.generations,
                 bound.bindings,
                 outcome.cleared,
                 outcome.arrived,
+                outcome.vacated,
             )
             self.sweeper.submit(job)
         if outcome.plan:

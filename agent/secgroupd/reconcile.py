@@ -28,6 +28,7 @@ from secgroupd.core.nflog import SILENT, Logging
 from secgroupd.core.plan import Known, Line, Observed, Plan, combined, diff, expected, removal
 from secgroupd.core.policy import Policy
 from secgroupd.core.ruleset import TABLE, Ruleset, quotable, quoted
+from secgroupd.core.tracked import Judge, Place, vacated
 from secgroupd.core.zones import zones
 from secgroupd.errors import (
     DataplaneError,
@@ -154,6 +155,8 @@ class Outcome:
     """Ports that are closed because the kernel refuses what is theirs, and what it says."""
     arrived: frozenset[str] = frozenset()
     """Ports that have come since the cycle before; none where nothing is known of that."""
+    vacated: frozenset[Place] = frozenset()
+    """Where ports were in the cycle before and are not any more."""
 
 
 @dataclass(slots=True)
@@ -312,6 +315,20 @@ class Reconciler:
             suspects if drifted else (),
             dict(self._held),
             proposal.came if _remembers(before) else frozenset(),
+            self._vacated(before, proposal),
+        )
+
+    def _vacated(self, before: Record, done: Proposal) -> frozenset[Place]:
+        after = done.record
+        if before.accepted is None or (before.accepted, before.bindings) == (
+            after.accepted,
+            after.bindings,
+        ):
+            return frozenset()
+        policy = self._policy(before.accepted)
+        return vacated(
+            Judge(policy, before.generations, before.bindings),
+            Judge(done.policy, after.generations, after.bindings),
         )
 
     def _proposed_and_committed(

@@ -11,6 +11,10 @@ A port that has come to this host may have been here before. The entries from th
 its connections have done elsewhere, and the kernel would take their segments for out of the window.
 They are made to forget it, and are otherwise left as they are: deleted, what is denied among them
 could begin again in the port's time of grace.
+
+What a port has opened does not say which port that was. Where one has gone, such entries are deleted,
+or answers to it would reach whoever gets its address next. Only TCP's stay, for a port that comes back:
+another one answers them with a reset.
 """
 
 from collections import Counter
@@ -31,6 +35,9 @@ class Table(Protocol):
 
     def tcp_of(self, places: Container[Place]) -> Iterator[Connection]:
         """Yield the TCP entries that have one of these places at an end."""
+
+    def opened_at(self, places: Container[Place]) -> Iterator[Connection]:
+        """Yield the entries that were opened from one of these places."""
 
     def forget_windows(self, connections: Sequence[Connection]) -> int:
         """Have none of their segments taken for invalid because of its sequence numbers."""
@@ -68,6 +75,17 @@ def welcome(table: Table, judge: Judge, arrived: Container[str]) -> int:
     """
     places = judge.places(arrived)
     return table.forget_windows(list(table.tcp_of(places))) if places else 0
+
+
+def part_with(table: Table, places: Container[Place]) -> int:
+    """Delete what was opened from places that ports have left, but TCP; return how many entries.
+
+    Raises:
+        DataplaneError: the table could not be read or changed; whatever was done stays done.
+    """
+    if not places:
+        return 0
+    return table.delete([one for one in table.opened_at(places) if one.protocol != TCP])
 
 
 def sweep(

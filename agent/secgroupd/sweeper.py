@@ -17,9 +17,9 @@ from secgroupd.core.clearing import Cleared, Scenario
 from secgroupd.core.draft import Binding
 from secgroupd.core.host import Generations
 from secgroupd.core.policy import Policy
-from secgroupd.core.tracked import Judge
+from secgroupd.core.tracked import Judge, Place
 from secgroupd.errors import DataplaneError
-from secgroupd.sweep import Swept, Table, sweep, welcome
+from secgroupd.sweep import Swept, Table, part_with, sweep, welcome
 
 REPEAT_SECONDS = 300.0
 """Time between sweeps without a change; they only tidy."""
@@ -47,15 +47,22 @@ class Job:
     cleared: Cleared
     arrived: frozenset[str] = frozenset()
     """Ids of the ports that this host did not have at the last sweep."""
+    vacated: frozenset[Place] = frozenset()
+    """Where ports of this host were then and are not any more."""
 
     def after(self, earlier: "Job | None") -> "Job":
-        """Return this job with the cleared and arrived ports of one that it replaces."""
+        """Return this job with what is to be done for the changes of one that it replaces."""
         if earlier is None:
             return self
         merged = dict(earlier.cleared)
         for port_id, scenarios in self.cleared.items():
             merged[port_id] = merged.get(port_id, frozenset()) | scenarios
-        return replace(self, cleared=merged, arrived=self.arrived | earlier.arrived)
+        return replace(
+            self,
+            cleared=merged,
+            arrived=self.arrived | earlier.arrived,
+            vacated=self.vacated | earlier.vacated,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,11 +161,12 @@ class Sweeper:
         spared = {port_id for port_id, b in job.bindings.items() if b.interface in grace}
         with self._open_table() as table:
             judge = Judge(job.policy, job.generations, job.bindings)
+            part_with(table, job.vacated)
             welcome(table, judge, job.arrived)
             swept = sweep(table, judge, job.cleared, spared)
         with self._changed:
             self._totals = self._totals.plus(swept)
-            self._last = replace(job, cleared={}, arrived=frozenset())
+            self._last = replace(job, cleared={}, arrived=frozenset(), vacated=frozenset())
             self._failed = False
         for scenario in sorted(swept.cleared):
             log.info(

@@ -13,7 +13,7 @@ import pytest
 from tests.netns.agents import CLIENT, SERVER, Agent, agent_on, await_that
 from tests.netns.conversations import Conversation, Conversations, exchange, pour, settle
 
-from secgroupd.core.model import TCP
+from secgroupd.core.model import TCP, UDP
 from secgroupd.proving import wiring
 from secgroupd.proving.namespaces import Lab, Wiring
 
@@ -217,3 +217,28 @@ def test_apply_lets_the_connections_of_a_port_that_comes_back_go_on(
     with away(agent, lambda: noticed(agent)) as flows:
         assert apply(agent) == 0
         assert live(flows)
+
+
+@pytest.mark.parametrize("meanwhile", [True, False], ids=["gone-meanwhile", "at-once"])
+def test_who_gets_an_address_gets_no_answer_to_what_another_port_has_asked(
+    agent: Agent, meanwhile: bool
+) -> None:
+    mine = document("interface: tap1")
+    another = mine.replace("{id: p1,", "{id: p2,")
+    here = agent.lab.ports["tap1"].namespace
+    agent.give(mine)
+    agent.start()
+    with Conversations() as talk:
+        asked = [
+            talk.open(UDP, (here, server), (agent.lab.outside_address(client), client), 6000)
+            for client, server in PAIRS
+        ]
+        if meanwhile:
+            agent.give(mine.partition("instances:")[0])
+            await_that(lambda: not exchange(asked, "server", expected=0))
+        agent.give(another)
+        await_that(lambda: "p2" in str(agent.status()["ports"]))
+        await_that(lambda: not exchange(asked, "server", expected=0))
+        assert exchange(asked, "server", expected=0) == set()
+        assert exchange(asked, "client") == {one.name for one in asked}
+        assert exchange(asked, "server") == {one.name for one in asked}

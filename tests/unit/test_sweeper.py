@@ -89,6 +89,11 @@ class Entries:
             if (each.zone, each.reply.source.packed) in places:
                 yield each
 
+    def opened_at(self, places: Container[Place]) -> Iterator[Connection]:
+        for each in list(self.entries):
+            if (each.zone, each.original.source.packed) in places:
+                yield each
+
     def forget_windows(self, connections: Sequence[Connection]) -> int:
         self.welcomed += [each.handle.decode() for each in connections]
         return len(connections)
@@ -155,6 +160,24 @@ def test_a_port_that_has_come_is_welcomed_once_though_its_job_is_replaced() -> N
         sweeper.submit(job({}))
         finish(sweeper, table, closed=3)
     assert table.welcomed == [f"p-{TCP}-80-{NOW}"]
+
+
+def test_what_was_opened_from_where_no_port_is_any_more_is_deleted_but_tcp() -> None:
+    table = Entries([entry("p", 80, UDP, stamp=NOW), entry("q", 80, stamp=NOW)])
+    opened = frozenset((one.zone, one.original.source.packed) for one in table.entries)
+    table.may_read.clear()
+    with running(table) as sweeper:
+        sweeper.submit(job({}))
+        assert table.reading.wait(PATIENCE)
+        sweeper.submit(replace(job({}), vacated=opened))
+        sweeper.submit(job({}))
+        table.may_read.set()
+        finish(sweeper, table, closed=2)
+        assert table.handles() == {f"q-{TCP}-80-{NOW}"}
+        table.entries.append(entry("p", 80, UDP, stamp=NOW))
+        sweeper.submit(job({}))
+        finish(sweeper, table, closed=3)
+    assert len(table.entries) == 2
 
 
 def test_nothing_is_opened_without_a_job() -> None:

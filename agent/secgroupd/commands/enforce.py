@@ -29,7 +29,7 @@ from secgroupd.errors import StoreError
 from secgroupd.memory import FileMemory
 from secgroupd.reconcile import Reconciler, Record
 from secgroupd.rundir import AlreadyRunning, is_locked
-from secgroupd.sweep import sweep, welcome
+from secgroupd.sweep import part_with, sweep, welcome
 from secgroupd.usage import ERROR, EXIT_ERROR, Argument, Example, Verb
 
 EXIT_NOTHING, EXIT_CHANGES = 0, 2
@@ -156,10 +156,11 @@ def _apply(
     judge = Judge(outcome.policy, outcome.generations, bound.bindings)
     judged_again = bound.bindings.keys() & outcome.cleared.keys()
     deleted = 0
-    if outcome.arrived or judged_again:
+    if outcome.arrived or outcome.vacated or judged_again:
         grace = nft.adopting()
         spared = {i for i, binding in bound.bindings.items() if binding.interface in grace}
         with Conntrack() as table:
+            part_with(table, outcome.vacated)
             welcome(table, judge, outcome.arrived)
             if judged_again:
                 deleted = sweep(table, judge, outcome.cleared, spared).deleted

@@ -111,19 +111,20 @@ class Judge:
     def _by_place(self) -> Mapping[Place, Port]:
         return {
             (self._zones[port.vpc_id], address.packed): port
-            for port in self._ports
+            for port in self.here
             if port.port_security_enabled
             for address in port.private_ips
         }
 
     @cached_property
-    def _ports(self) -> Sequence[Port]:
+    def here(self) -> Sequence[Port]:
+        """The ports of this host."""
         ports = self.policy.ports
         return [ports[port_id] for port_id in self.local if port_id in ports]
 
     @cached_property
     def _zones(self) -> Mapping[str, int]:
-        return zones(self.policy, [port.id for port in self._ports])
+        return zones(self.policy, [port.id for port in self.here])
 
     @cached_property
     def minimums(self) -> Mapping[Place, int]:
@@ -133,11 +134,13 @@ class Judge:
     def places(self, port_ids: Container[str]) -> frozenset[Place]:
         """Return where some ports of this host are, by every address that they may send from alone."""
         return frozenset(
-            (self._zones[port.vpc_id], address.packed)
-            for port in self._ports
-            if port.id in port_ids
-            for address in port.addresses
+            place for port in self.here if port.id in port_ids for place in self.places_of(port)
         )
+
+    def places_of(self, port: Port) -> frozenset[Place]:
+        """Return where a port of this host is, by every address that it may send from alone."""
+        zone = self._zones[port.vpc_id]
+        return frozenset((zone, address.packed) for address in port.addresses)
 
     @cached_property
     def _decisions(self) -> dict[tuple[str, Packet], Decision]:
@@ -173,6 +176,26 @@ class Judge:
             decision = decide(self.policy, port, Direction.INGRESS, packet)
             self._decisions[key] = decision
         return Inbound(port, connection, stale, decision)
+
+
+def vacated(before: Judge, after: Judge) -> frozenset[Place]:
+    """Return where ports of this host were before a change and are not any more.
+
+    Also where another port is now; but not an address that several share and one of them keeps.
+    """
+    now = {port.id: port for port in after.here}
+    lost: set[Place] = set()
+    for port in before.here:
+        if (same := now.get(port.id)) != port:
+            lost |= before.places_of(port) - (after.places_of(same) if same else frozenset())
+    if not lost:
+        return frozenset()
+    staying = ((port, now[port.id]) for port in before.here if port.id in now)
+    return frozenset(
+        lost.difference(
+            *(before.places_of(old) & after.places_of(new) for old, new in staying),
+        )
+    )
 
 
 def kept_apart(port: Port) -> Decision:

@@ -102,6 +102,16 @@ class Conntrack(Closing):
             if found.protocol == TCP and any(end in places for end in ends):
                 yield found
 
+    def opened_at(self, places: Container[Place]) -> Iterator[Connection]:
+        """Yield the entries that were opened from one of these places; see ``stale``.
+
+        Raises:
+            DataplaneError: the kernel refused.
+        """
+        for found in _resting(self.entries()):
+            if (found.zone, found.original.source.packed) in places:
+                yield found
+
     def forget_windows(self, connections: Sequence[Connection]) -> int:
         """Have no segment of these TCP entries taken for invalid because of its sequence numbers.
 

@@ -1,6 +1,7 @@
 """Tracked connections: whose they are, whether their stamp is fresh, what the rules say now."""
 
-from ipaddress import ip_address
+from dataclasses import replace
+from ipaddress import ip_address, ip_network
 
 import pytest
 from tests.builders import both, group, port, rule, state
@@ -8,9 +9,9 @@ from tests.builders import both, group, port, rule, state
 from secgroupd.core.host import Generations
 from secgroupd.core.living import Epoch, Fate, standings
 from secgroupd.core.marks import JUDGED_OUT
-from secgroupd.core.model import ICMP, TCP, Port
+from secgroupd.core.model import ICMP, TCP, AddressPair, Port
 from secgroupd.core.policy import Policy
-from secgroupd.core.tracked import Connection, Endpoint, Judge, address
+from secgroupd.core.tracked import Connection, Endpoint, Judge, address, vacated
 
 CLIENT, SERVER, CALLED = (ip_address(a) for a in ("203.0.113.9", "10.0.0.1", "198.51.100.1"))
 GROUP = group(
@@ -114,3 +115,39 @@ def test_between_ports_of_vpcs_that_no_peering_connects_all_is_denied(
         standing = {one.now.port_id: one for one in standings(connection(7), judging, epochs)}
         assert (standing["p"].fate is Fate.CUT) is (apart and "q" in local)
         assert ("q" in standing) is ("q" in local)
+
+
+OWN, NEXT, SHARED = "10.0.0.1", "10.0.0.2", "10.0.0.100"
+VIRTUAL = (AddressPair(network=ip_network(SHARED)),)
+P = replace(port("p", ["g"], [OWN]), allowed_address_pairs=VIRTUAL)
+Q = replace(port("q", ["g"], [NEXT]), allowed_address_pairs=VIRTUAL)
+
+
+@pytest.mark.parametrize(
+    ("after", "left"),
+    [
+        ([P, Q], set()),
+        ([replace(P, security_groups=()), Q], set()),
+        ([Q], {OWN}),
+        ([], {OWN, NEXT, SHARED}),
+        ([replace(P, id="another"), Q], {OWN}),
+        ([replace(P, private_ips=(ip_address("10.0.0.9"),)), Q], {OWN}),
+        ([replace(P, allowed_address_pairs=()), Q], set()),
+        (
+            [replace(P, private_ips=Q.private_ips), replace(Q, private_ips=P.private_ips)],
+            {OWN, NEXT},
+        ),
+        ([P, replace(Q, private_ips=(*Q.private_ips, *P.private_ips))], set()),
+    ],
+)
+def test_an_address_is_left_when_none_that_had_it_has_it_still(
+    after: list[Port], left: set[str]
+) -> None:
+    now = judge(*after, local=tuple(one.id for one in after)) if after else judge(local=())
+    found = vacated(judge(P, Q, local=("p", "q")), now)
+    assert found == {(0, ip_address(each).packed) for each in left}
+
+
+def test_a_port_that_another_host_has_now_has_left() -> None:
+    before, after = judge(P, Q, local=("p", "q")), judge(P, Q, local=("q",))
+    assert vacated(before, after) == {(0, ip_address(OWN).packed)}
