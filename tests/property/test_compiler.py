@@ -515,19 +515,37 @@ def test_managed_interfaces_that_no_port_claims_are_closed(random: Random) -> No
         assert not got.accepted and (got.path[0], got.path[-1]) == (base, names.CLOSED)
 
 
-@pytest.mark.parametrize("family", ["inet", "bridge"])
-def test_what_a_port_has_left_is_closed_whatever_the_mark_says(family: str) -> None:
-    policy = Policy(state([group("g", *both(), *both("egress"))], [port("1", ["g"], ["10.0.0.1"])]))
-    here = {"1": Binding("tap-1", bridge="br0" if family == "bridge" else None)}
-    walk = Walker(compile_ruleset(policy, Host(here, left=frozenset({7})), Generations(), family))
-    one = Connection(ip_address("10.0.0.1"), ip_address("203.0.113.9"), TCP, 1, 80, 0, 0)
-    marked = replace(one.later, mark=JUDGED_OUT | 1)
+LEAVING = Policy(state([group("g", *both(), *both("egress"))], [port("1", ["g"], ["10.0.0.1"])]))
+OPENED = Connection(ip_address("10.0.0.1"), ip_address("203.0.113.9"), TCP, 1, 80, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("family", "ports", "base"),
+    [
+        ("inet", 1, names.RAW_FROM),
+        ("inet", 0, names.RAW_FROM),
+        ("inet", 0, names.FROM_PORT),
+        ("bridge", 1, names.RAW_FROM),
+        ("bridge", 0, names.FROM_PORT),
+    ],
+)
+def test_what_comes_from_where_no_port_is_ends_whatever_the_mark_says(
+    family: str, ports: int, base: str
+) -> None:
+    one = Binding("tap-1", bridge="br0" if family == "bridge" else None)
+    walk = Walker(
+        compile_ruleset(LEAVING, Host({"1": one} if ports else {}), Generations(), family)
+    )
+    got = walk.walk(base, replace(OPENED.later, iif="tap-2", mark=JUDGED_OUT | 1))
+    assert not got.accepted and got.path[-1] == names.CLOSED
+
+
+def test_what_a_port_has_left_is_closed_whatever_the_mark_says() -> None:
+    here = {"1": Binding("tap-1")}
+    walk = Walker(compile_ruleset(LEAVING, Host(here, left=frozenset({7})), Generations()))
+    answer = replace(OPENED.answer, mark=JUDGED_OUT | 1, oif="tap-2")
     for index, passes in ((7, False), (8, True)):
-        gone = replace(marked, iif="tap-2", iif_index=index)
-        assert walk.walk(names.FROM_PORT, gone).accepted is passes
-        answer = replace(one.answer, mark=JUDGED_OUT | 1, oif="tap-2", oif_index=index)
-        if family == "inet":
-            assert walk.walk(names.TO_PORT, answer).accepted is passes
+        assert walk.walk(names.TO_PORT, replace(answer, oif_index=index)).accepted is passes
 
 
 def test_fresh_connections_of_a_port_that_went_are_not_the_next_ones() -> None:
